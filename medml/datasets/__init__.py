@@ -1,0 +1,1 @@
+"""Frozen datasets: cases, splits without leakage, digests, fingerprints."""

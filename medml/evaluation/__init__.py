@@ -1,0 +1,1 @@
+"""Evaluation: one table of cases first; averages, intervals, subgroups, reports and gates derive from it."""

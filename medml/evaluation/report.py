@@ -1,0 +1,206 @@
+"""The report of an evaluation: one page for a reader, ``cases.csv`` and ``summary.json`` for the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medml.errors import NotFound
+from medml.evaluation.charts import Charts, class_charts, segment_charts, subgroup_chart, training_chart
+from medml.evaluation.classes import decided
+from medml.evaluation.gate import Judged
+from medml.evaluation.summary import scored
+from medml.evaluation.wording import cards, facts, headline, metric_tables, subgroup_tables
+from medml.evaluation.worst import worst_first, worst_overlays
+from medml.io.files import read_record, write_atomic, write_json, write_record
+from medml.pages.content import Picture, Section, Table, Value
+from medml.pages.shell import render
+from medml.records.dataset import Dataset
+from medml.records.plan import Epoch, Plan
+from medml.records.report import Evaluation
+
+__all__ = ["read_report", "worst_overlays", "write_report"]
+
+MAX_ROWS = 200
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+PLAN_KEYS = (
+    "network", "spacing_mm", "size", "patch", "normalisation", "loss", "batch", "epochs", "steps_per_epoch", "minutes",
+    "learning_rate", "augmentation", "overlap", "tta_flips", "keep_largest", "precision", "class_weights",
+)  # fmt: skip
+
+
+def write_report(
+    folder: Path,
+    evaluation: Evaluation,
+    table: pd.DataFrame,
+    *,
+    dataset: Dataset,
+    plan: Plan | None = None,
+    epochs: Sequence[Epoch] | None = None,
+    worst: Sequence[Picture] = (),
+    validation: Evaluation | None = None,
+) -> Path:
+    """Write ``report.html``, ``cases.csv``, ``summary.json``, ``evaluation.json`` and ``figures/*.png``.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if absent; files of the same names are replaced.
+    worst : sequence of Picture
+        From `worst_overlays`, worst first.
+    validation : Evaluation
+        Shown beside the test figures, never mixed with them.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    table = decided(table, dataset, evaluation.threshold)
+    charts = _charts(evaluation, table, dataset, epochs or ())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "summary.json", evaluation.summary.model_dump(mode="json"))
+    write_record(folder / "evaluation.json", evaluation)
+    write_atomic(folder / "cases.csv", lambda path: _quoted(table).to_csv(path, index=False))
+    pictures = charts | {f"worst_{number:02d}": picture for number, picture in enumerate(worst, start=1)}
+    for name, picture in pictures.items():
+        write_atomic(folder / "figures" / f"{name}.png", partial(_write_bytes, picture.png))
+    summary = evaluation.summary
+    return render(
+        "page.html",
+        folder / "report.html",
+        title=f"{summary.model} on {summary.dataset}",
+        kicker=f"Evaluation · {summary.split} set · {'segmentation' if evaluation.task == 'segment' else 'classification'}",
+        lead=headline(evaluation, table),
+        facts=facts(evaluation, table, dataset),
+        cards=cards(evaluation),
+        sections=_sections(evaluation, table, dataset, plan, charts, worst, validation),
+    )
+
+
+def read_report(folder: Path) -> Judged:
+    """Return the evaluation and the table of cases that `write_report` left in a folder.
+
+    Raises
+    ------
+    NotFound
+        If the folder holds no finished report.
+    """
+    for name in ("evaluation.json", "cases.csv"):
+        if not (folder / name).is_file():
+            raise NotFound(f"{folder}: no {name} there; run the evaluation first")
+    table = pd.read_csv(
+        folder / "cases.csv", keep_default_na=False, na_values=[""], dtype={"case_id": str, "patient": str}
+    )
+    return Judged(read_record(folder / "evaluation.json", Evaluation), table)
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def _charts(evaluation: Evaluation, table: pd.DataFrame, dataset: Dataset, epochs: Sequence[Epoch]) -> Charts:
+    done = scored(table)
+    own = segment_charts(evaluation, done) if dataset.task == "segment" else class_charts(evaluation)
+    return own | subgroup_chart(evaluation) | training_chart(epochs)
+
+
+def _sections(
+    evaluation: Evaluation,
+    table: pd.DataFrame,
+    dataset: Dataset,
+    plan: Plan | None,
+    charts: Charts,
+    worst: Sequence[Picture],
+    validation: Evaluation | None,
+) -> list[Section]:
+    """Return the parts of the page, in reading order; a part with nothing in it is left out."""
+    own = [picture for name, picture in charts.items() if name not in ("subgroups", "training")]
+    sections = [
+        Section("Figures", tables=metric_tables(evaluation, validation), pictures=own),
+        Section(
+            "Subgroups",
+            text=[
+                "Does it work equally well for everyone? Small groups are shown too; below ten patients (with the event that a rate is about) there is no interval."
+            ],
+            tables=subgroup_tables(evaluation.subgroups),
+            pictures=[charts["subgroups"]] if "subgroups" in charts else [],
+        ),
+        _worst_section(table, worst),
+        Section("Training", pictures=[charts["training"]] if "training" in charts else []),
+        Section("How the model was set up", tables=_plan_tables(plan)),
+        Section("Limits and notes", notes=[*evaluation.notes, *_dataset_notes(dataset)]),
+    ]
+    return [part for part in sections if part.tables or part.pictures or part.notes]
+
+
+def _worst_section(table: pd.DataFrame, worst: Sequence[Picture]) -> Section:
+    rows = worst_first(table)
+    hidden = {"part", "status", "reason", "diagonal_mm"}
+    columns = [c for c in rows.columns if c not in hidden and not c.startswith(("iou_", "assd_", "truth_"))][:14]
+    lines = [[_value(value) for value in row] for row in rows[columns].head(MAX_ROWS).itertuples(index=False)]
+    failed = table[table["status"] != "done"]
+    tables = []
+    if len(lines):
+        more = "" if len(rows) <= MAX_ROWS else f" (the first {MAX_ROWS} of {len(rows)})"
+        tables.append(
+            Table([c.replace("_", " ") for c in columns], lines, f"All scored scans, worst first{more}", True)
+        )
+    if len(failed):
+        lost = [[row["case_id"], row["reason"]] for _, row in failed.head(MAX_ROWS).iterrows()]
+        tables.append(Table(["Scan", "Why it could not be scored"], lost, f"{len(failed)} scans were not scored"))
+    text = []
+    if worst and worst[0].wide:
+        text.append(
+            "Radiological convention: the patient's left is on the right of the picture. Slices run through the largest "
+            "area of the reference; a white frame marks where the other pictures are enlarged."
+        )
+    return Section("Worst cases first", text=text, tables=tables, pictures=worst)
+
+
+def _plan_tables(plan: Plan | None) -> list[Table]:
+    if plan is None:
+        return []
+    values = plan.model_dump(mode="json")
+    rows = [
+        [key.replace("_", " "), _short(values[key]), plan.reasons.get(key, "")]
+        for key in PLAN_KEYS
+        if values.get(key) not in (None, [], {}) or key in plan.reasons
+    ]
+    rest = [
+        [key.replace("_", " "), _short(values.get(key)), why]
+        for key, why in plan.reasons.items()
+        if key not in PLAN_KEYS
+    ]
+    return [Table(["Choice", "Value", "Why"], rows + rest)]
+
+
+def _dataset_notes(dataset: Dataset) -> list[str]:
+    notes = [f"{len(dataset.omitted)} scans of the selection did not become cases."] if dataset.omitted else []
+    return notes + [f"Licence of {name}: {licence}" for name, licence in dataset.licences.items() if licence]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        joint = "; " if value and isinstance(value[0], dict) else " x "
+        return joint.join(_short(inner) for inner in value)
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _value(value: object) -> Value:
+    if value is None or isinstance(value, float | str):
+        return value
+    return int(value) if isinstance(value, int | np.integer) else str(value)
+
+
+def _quoted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with text that a spreadsheet would run as a formula made harmless by a leading quote."""
+    return table.map(
+        lambda value: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    )

@@ -1,0 +1,178 @@
+"""From the table of cases to figures with patient-level intervals."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from medml.evaluation.classes import ClassScores, class_scores
+from medml.evaluation.names import foreground, label_keys
+from medml.evaluation.subgroups import Statistic, subgroup_table
+from medml.metrics.classification import youden_threshold
+from medml.metrics.intervals import MIN_PATIENTS, RESAMPLES, Interval, Resamples, weighted_auroc
+from medml.records.dataset import Dataset
+from medml.records.report import Evaluation, Summary
+
+TOLERANCE_MM = 1.0  # up to which a surface voxel counts as agreeing in NSD
+Metrics = dict[str, float | None]
+Notes = tuple[str, ...]
+
+
+def summarise(
+    table: pd.DataFrame,
+    dataset: Dataset,
+    model: str,
+    part: Literal["validation", "test"],
+    *,
+    threshold: float | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Average a table of cases, with 95 % intervals over patients, subgroups and notes.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `medml.evaluation.evaluate.case_table`.
+    threshold : float
+        Classifiers of two classes: "yes" is at least this probability of the positive class (the second label).
+        None: chosen from the table if it is the validation part, else 0.5.
+    """
+    done = scored(table)
+    draws = Resamples(done["patient"].to_numpy(), seed=seed)
+    if dataset.task == "segment":
+        intervals, counts = _segment_metrics(done, dataset, draws)
+        statistics, notes = _segment_statistics(done, draws), _segment_notes(done, dataset)
+        scores, threshold = None, None
+    else:
+        if threshold is None and part == "validation":
+            threshold = choose_threshold(table, dataset)
+        scores = class_scores(done, dataset.labels, multi_label=dataset.multi_label, threshold=threshold)
+        intervals, counts = scores.metrics(draws) if len(done) else {"auroc": Interval(float("nan"))}, {}
+        statistics, notes, threshold = _class_statistics(scores, draws), scores.notes(), scores.threshold
+    subgroups, subgroup_notes = subgroup_table(done, dataset.subgroups, statistics, draws)
+    metrics = _flat(intervals) | counts | _running(table, done)
+    return Evaluation(
+        task=dataset.task,
+        summary=Summary(
+            model=model,
+            dataset=dataset.name,
+            test_digest=dataset.test_digest,
+            split=part,
+            n=len(done),
+            metrics=metrics,
+        ),
+        labels=dataset.labels,
+        threshold=threshold,
+        confusion=scores.confusion() if scores and len(done) else None,
+        curves=scores.curves() if scores and len(done) else {},
+        subgroups=subgroups,
+        notes=(*_general_notes(table, done, draws), *notes, *subgroup_notes),
+    )
+
+
+def scored(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the cases that were predicted and scored."""
+    return table[table["status"] == "done"].reset_index(drop=True)
+
+
+def choose_threshold(table: pd.DataFrame, dataset: Dataset) -> float | None:
+    """Return the threshold with the best sensitivity + specificity on a (validation) table; None unless two classes."""
+    scores = class_scores(scored(table), dataset.labels, multi_label=dataset.multi_label)
+    if scores.kind != "binary" or not len(scores.truth):
+        return None
+    return youden_threshold(scores.truth[:, 1], scores.probabilities[:, 1])
+
+
+def _segment_metrics(
+    done: pd.DataFrame, dataset: Dataset, draws: Resamples
+) -> tuple[dict[str, Interval], dict[str, float | None]]:
+    """Return means over cases with intervals, and counts."""
+    keys = label_keys(dataset.labels)
+    undefined = draws.undefined().interval()
+    intervals = {"dice_mean": draws.mean(done["dice"].to_numpy()).interval() if "dice" in done else undefined}
+    counts: dict[str, float | None] = {}
+    for value in foreground(dataset.labels):
+        key = keys[value]
+        for metric in ("dice", "iou", "hd95", "nsd", "assd"):
+            if f"{metric}_{key}" in done:
+                intervals[f"{metric}_{key}"] = draws.mean(done[f"{metric}_{key}"].to_numpy()).interval()
+        if f"volume_ml_{key}" in done:
+            difference = done[f"volume_ml_{key}"] - done[f"reference_ml_{key}"]
+            intervals[f"volume_bias_ml_{key}"] = draws.mean(difference.to_numpy()).interval()
+        for metric in ("missed", "false"):
+            if f"{metric}_{key}" in done:
+                counts[f"{metric}_{key}"] = float(done[f"{metric}_{key}"].sum())
+    return intervals, counts
+
+
+def _segment_statistics(done: pd.DataFrame, draws: Resamples) -> list[Statistic]:
+    if "dice" not in done:
+        return []
+    values = done["dice"].to_numpy(dtype=float)
+    return [("dice_mean", lambda cases: draws.mean(np.where(cases, values, np.nan)))]
+
+
+def _class_statistics(scores: ClassScores, draws: Resamples) -> list[Statistic]:
+    statistics: list[Statistic] = [("auroc", lambda cases: scores.ranking(weighted_auroc, draws, cases))]
+    if scores.kind == "binary" and len(scores.truth):
+        truth, decided = scores.truth[:, 1], scores.decided[:, 0]
+        statistics.append(("sensitivity", lambda cases: draws.ratio(decided, truth & cases)))
+        statistics.append(("specificity", lambda cases: draws.ratio(~decided, ~truth & cases)))
+    return statistics
+
+
+def _segment_notes(done: pd.DataFrame, dataset: Dataset) -> Notes:
+    keys = label_keys(dataset.labels)
+    rule = (
+        "dice_mean is the mean over cases of the mean over labels. Dice of a label is undefined where neither the "
+        "reference nor the prediction has it (left out and counted), and 0 where only one of them has it."
+    )
+    notes = [rule]
+    for value, name in foreground(dataset.labels).items():
+        if f"dice_{keys[value]}" in done and (empty := int(done[f"dice_{keys[value]}"].isna().sum())):
+            notes.append(f"{name}: in {empty} of {len(done)} cases neither has it; left out of its Dice.")
+    if any(str(column).startswith("hd95_") for column in done):
+        notes.append(
+            "HD95, ASSD and NSD compare border voxels (face neighbours, voxel centres, in mm; not weighted by area). "
+            f"HD95 is the larger of the two directed 95th percentiles; NSD uses a tolerance of {TOLERANCE_MM:g} mm. "
+            "They are undefined where either side is empty: read them beside the missed and false counts."
+        )
+    elif len(done):
+        notes.append("The voxel spacing is unknown, so no distance in mm and no volume in mL is given.")
+    return tuple(notes)
+
+
+def _general_notes(table: pd.DataFrame, done: pd.DataFrame, draws: Resamples) -> Notes:
+    rule = (
+        f"Intervals are 95 %, over {draws.patients} patients: {RESAMPLES} resamples of patients with all their cases "
+        "(percentile bootstrap), Wilson's for rates with one case per patient. No interval is given for fewer than "
+        f"{MIN_PATIENTS} patients, or {MIN_PATIENTS} with the event that a rate is about."
+    )
+    notes = [rule]
+    failed = table[table["status"] != "done"]
+    if len(failed):
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in failed["reason"].value_counts().items())
+        notes.append(
+            f"{len(failed)} of {len(table)} cases could not be scored and are in no figure below "
+            f"(a gate counts them as worst): {reasons}."
+        )
+    return tuple(notes)
+
+
+def _running(table: pd.DataFrame, done: pd.DataFrame) -> Metrics:
+    seconds = _finite(done["seconds"].median()) if len(done) else None
+    return {"failed": float(len(table) - len(done)), "seconds_per_case": seconds}
+
+
+def _flat(intervals: dict[str, Interval]) -> Metrics:
+    flat: Metrics = {}
+    for name, interval in intervals.items():
+        flat[name] = _finite(interval.value)
+        flat[f"{name}_low"], flat[f"{name}_high"] = _finite(interval.low), _finite(interval.high)
+    return flat
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

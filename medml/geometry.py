@@ -1,0 +1,117 @@
+"""Affines, spacing and orientation. Pure NumPy; space is RAS in mm, DICOM's LPS is flipped here and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medml.errors import GeometryError
+from medml.records.scan import SourceGrid
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Return the voxel size along I, J and K in mm: the column norms of ``affine`` (4, 4)."""
+    i, j, k = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
+    return float(i), float(j), float(k)
+
+
+def flip_lps_ras(affine: np.ndarray) -> np.ndarray:
+    """Turn an affine (4, 4) to LPS into one to RAS, or back; the flip is its own inverse."""
+    return LPS_TO_RAS @ np.asarray(affine, dtype=float)
+
+
+def world_points(affine: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Map voxel indices (N, 3) to RAS positions (N, 3) in mm."""
+    affine = np.asarray(affine, dtype=float)
+    return np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def canonical_grid(shape: tuple[int, int, int], affine: np.ndarray) -> SourceGrid:
+    """Describe how an image on its source grid is permuted and flipped to the orientation closest to RAS+.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Source shape, three axes.
+    affine : ndarray of shape (4, 4)
+        Source voxel index to RAS mm.
+
+    Raises
+    ------
+    GeometryError
+        If the affine is not finite or not invertible.
+    """
+    affine = np.asarray(affine, dtype=float)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise GeometryError("bad_affine", "the affine is not a finite 4x4 matrix; the header is damaged")
+    directions = affine[:3, :3]
+    norms = np.linalg.norm(directions, axis=0)
+    if (norms < 1e-6).any() or abs(np.linalg.det(directions / np.where(norms < 1e-6, 1.0, norms))) < 1e-3:
+        raise GeometryError(
+            "bad_affine", f"the affine is singular (axis lengths {norms.round(6).tolist()} mm); the header is damaged"
+        )
+    axes = _closest_axes(directions / norms)
+    flips = tuple(bool(directions[world, axes[world]] < 0) for world in range(3))
+    return SourceGrid(
+        shape=shape,
+        affine=tuple(tuple(float(v) for v in row) for row in affine),
+        axes=axes,
+        flips=(flips[0], flips[1], flips[2]),
+    )
+
+
+def to_canonical(voxels: np.ndarray, grid: SourceGrid) -> np.ndarray:
+    """Permute and flip the last three axes of ``voxels`` from the source grid to the canonical one (a view)."""
+    lead = voxels.ndim - 3
+    order = [*range(lead), *(lead + axis for axis in grid.axes)]
+    return np.flip(voxels.transpose(order), axis=[lead + n for n, flip in enumerate(grid.flips) if flip])
+
+
+def to_source(voxels: np.ndarray, grid: SourceGrid) -> np.ndarray:
+    """Undo `to_canonical`: the last three axes of ``voxels`` return to the source grid (a view)."""
+    lead = voxels.ndim - 3
+    flipped = np.flip(voxels, axis=[lead + n for n, flip in enumerate(grid.flips) if flip])
+    inverse = np.argsort(grid.axes)
+    return flipped.transpose([*range(lead), *(lead + int(axis) for axis in inverse)])
+
+
+def canonical_affine(grid: SourceGrid) -> np.ndarray:
+    """Return the affine (4, 4), canonical voxel index to RAS mm, of the image that `to_canonical` makes."""
+    return np.asarray(grid.affine) @ _index_map(grid)
+
+
+def canonical_shape(grid: SourceGrid) -> tuple[int, int, int]:
+    """Return the shape of the image that `to_canonical` makes."""
+    i, j, k = (grid.shape[axis] for axis in grid.axes)
+    return i, j, k
+
+
+def same_grid(
+    shape: tuple[int, ...], affine: np.ndarray, other_shape: tuple[int, ...], other_affine: np.ndarray
+) -> bool:
+    """Say whether two grids put every corner voxel at the same place, to a tenth of a voxel."""
+    if tuple(shape) != tuple(other_shape):
+        return False
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]])).reshape(3, -1).T
+    apart = np.abs(world_points(affine, corners) - world_points(other_affine, corners)).max()
+    return bool(apart <= 0.1 * min(spacing_of(affine)))
+
+
+def _closest_axes(directions: np.ndarray) -> tuple[int, int, int]:
+    """Return, for R, A and S in turn, the source axis that runs along it; the assignment with the largest sum."""
+    best = max(
+        ((a, b, c) for a in range(3) for b in range(3) for c in range(3) if len({a, b, c}) == 3),
+        key=lambda axes: sum(abs(directions[world, axis]) for world, axis in enumerate(axes)),
+    )
+    return best
+
+
+def _index_map(grid: SourceGrid) -> np.ndarray:
+    """Return the matrix (4, 4) from canonical voxel index to source voxel index."""
+    matrix = np.zeros((4, 4))
+    matrix[3, 3] = 1.0
+    for canonical, (source, flip) in enumerate(zip(grid.axes, grid.flips, strict=True)):
+        matrix[source, canonical] = -1.0 if flip else 1.0
+        matrix[source, 3] = grid.shape[source] - 1 if flip else 0.0
+    return matrix

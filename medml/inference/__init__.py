@@ -1,0 +1,1 @@
+"""Many scans through one model; one failure does not stop the rest."""

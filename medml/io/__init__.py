@@ -1,0 +1,1 @@
+"""Every file format: the only home of pydicom, highdicom, nibabel and Pillow."""

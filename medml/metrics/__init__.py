@@ -1,0 +1,1 @@
+"""Numbers: overlap, surfaces, classification, intervals. Arrays in, numbers out."""

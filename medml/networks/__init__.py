@@ -1,0 +1,1 @@
+"""Build a network, package it, run it on a volume."""

@@ -1,0 +1,263 @@
+"""The model package: a MONAI bundle with everything needed to use a trained network, and proof that it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medml.errors import ConfigError, NotFound, Refusal
+from medml.io.files import read_record, sha256_file, sync_path, temporary_path, write_json, write_record, write_text
+from medml.networks.build import build_network, network_shapes
+from medml.networks.bundle import inference_config, metadata
+from medml.records.plan import Plan
+from medml.records.record import Record
+
+WEIGHTS = "models/model.pt"
+BEHAVIOUR = (WEIGHTS, "plan.json", "labels.json", "calibration.json")
+SEALED = (*BEHAVIOUR, "configs/inference.json", "configs/metadata.json")
+
+LICENCE = """\
+Model weights for research use only. Not a medical device; not for clinical decisions.
+
+The weights were learned from data that has its own terms: {terms}
+Whoever passes the weights on must keep to those terms and keep this notice.
+"""
+
+
+class Calibration(Record):
+    """What turns a classifier's scores into probabilities and decisions; chosen on validation cases.
+
+    Attributes
+    ----------
+    temperature : float
+        Logits are divided by it before softmax or sigmoid.
+    threshold : float or None
+        Binary classifiers: the probability of the last class from which it is called present.
+    """
+
+    temperature: float = 1.0
+    threshold: float | None = None
+
+
+class Labels(Record):
+    """``labels.json``: output channel to name."""
+
+    labels: dict[int, str]
+    multi_label: bool = False
+
+
+class Seal(Record):
+    """``digests.json``: where the model comes from, and the sha256 of each sealed file."""
+
+    name: str
+    version: str
+    sources: dict[str, str]
+    environment: dict[str, str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Package:
+    """A package that was read and found whole.
+
+    Attributes
+    ----------
+    network : nn.Module
+        With its trained weights, on the CPU, in evaluation mode.
+    digest : str
+        sha256 over weights, plan, labels and calibration: names the model's behaviour.
+    sources : dict
+        Digests of dataset, test set and code, as given to `write_package`.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    plan: Plan
+    labels: dict[int, str]
+    calibration: Calibration
+    sources: dict[str, str]
+    environment: dict[str, str]
+    digest: str
+    network: nn.Module
+
+
+def write_package(
+    folder: Path,
+    network: nn.Module,
+    plan: Plan,
+    labels: Mapping[int, str],
+    calibration: Calibration,
+    card: str,
+    digests: Mapping[str, str],
+    *,
+    name: str = "model",
+    version: str = "0.1.0",
+    terms: str = "see the model card, docs/README.md.",
+) -> Path:
+    """Write a package; the folder appears whole or not at all, and replaces an older one.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As `build_network` made it (not compiled or wrapped), trained.
+    card : str
+        The model card, Markdown.
+    digests : mapping
+        Digest of ``dataset``, ``test_set``, ``code``, …
+    terms : str
+        Licences of the training data, one sentence.
+
+    Raises
+    ------
+    ConfigError
+        If weights or labels do not belong to the plan.
+    """
+    if dict(labels) != plan.labels:
+        raise ConfigError(f"the package's labels {dict(labels)} are not those of its plan, {plan.labels}")
+    _check_shapes(network.state_dict(), plan, WEIGHTS)
+    partial = temporary_path(folder)
+    try:
+        _write_files(partial, network, plan, calibration, card)
+        write_json(partial / "configs" / "metadata.json", metadata(plan, name=name, version=version, terms=terms))
+        write_text(partial / "LICENSE", LICENCE.format(terms=terms))
+        seal = Seal(
+            name=name,
+            version=version,
+            sources=dict(digests),
+            environment=_environment(),
+            files={path: sha256_file(partial / path) for path in SEALED},
+        )
+        write_record(partial / "digests.json", seal)
+        _put_in_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def load_package(folder: Path) -> Package:
+    """Read a package, after proving that no file changed since it was written and that the weights fit the plan.
+
+    Raises
+    ------
+    NotFound
+        If a file of the package is missing.
+    Refusal
+        ``package_digest``, ``package_shapes`` or ``package_weights`` if the package is not what was written.
+    """
+    seal = _verified_seal(folder)
+    plan = read_record(folder / "plan.json", Plan)
+    network = build_network(plan)
+    state = _read_weights(folder / WEIGHTS)
+    _check_shapes(state, plan, WEIGHTS)
+    network.load_state_dict(state)
+    return Package(
+        folder=folder,
+        name=seal.name,
+        version=seal.version,
+        plan=plan,
+        labels=read_record(folder / "labels.json", Labels).labels,
+        calibration=read_record(folder / "calibration.json", Calibration),
+        sources=seal.sources,
+        environment=seal.environment,
+        digest=_digest_of(seal),
+        network=network.eval(),
+    )
+
+
+def package_digest(folder: Path) -> str:
+    """Return the digest that names a package's behaviour, after checking its files; no weights are loaded."""
+    return _digest_of(_verified_seal(folder))
+
+
+def _write_files(partial: Path, network: nn.Module, plan: Plan, calibration: Calibration, card: str) -> None:
+    for part in ("configs", "models", "docs"):
+        (partial / part).mkdir(parents=True)
+    torch.save(_plain_state(network), partial / WEIGHTS)
+    sync_path(partial / WEIGHTS)
+    write_record(partial / "plan.json", plan)
+    write_record(partial / "labels.json", Labels(labels=plan.labels, multi_label=plan.multi_label))
+    write_record(partial / "calibration.json", calibration)
+    write_json(partial / "configs" / "inference.json", inference_config(plan, calibration.temperature))
+    write_text(partial / "docs" / "README.md", card)
+
+
+def _digest_of(seal: Seal) -> str:
+    text = "\n".join(f"{path} {seal.files[path]}" for path in BEHAVIOUR)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _verified_seal(folder: Path) -> Seal:
+    for path in ("digests.json", *SEALED):
+        if not (folder / path).is_file():
+            raise NotFound(f"{folder}: not a whole model package, {path} is missing; train or download it again")
+    seal = read_record(folder / "digests.json", Seal)
+    for path in SEALED:
+        found, expected = sha256_file(folder / path), seal.files.get(path, "none")
+        if found != expected:
+            raise Refusal(
+                "package_digest",
+                f"{folder / path}: sha256 {found}, expected {expected}; the file changed after the model was packaged",
+            )
+    return seal
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises UnpicklingError, RuntimeError, EOFError, … for what is not a plain file of tensors.
+        raise Refusal("package_weights", f"{path}: not a plain file of tensors ({type(error).__name__})") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise Refusal("package_weights", f"{path}: found a {type(state).__name__}, expected a state dict of tensors")
+    return state
+
+
+def _check_shapes(state: Mapping[str, torch.Tensor], plan: Plan, name: str) -> None:
+    expected = network_shapes(plan)
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        key = wrong[0]
+        raise Refusal(
+            "package_shapes",
+            f"{name}: {len(wrong)} of {len(expected)} entries do not fit the plan's {plan.network}; "
+            f"first {key}: found {found.get(key, 'nothing')}, expected {expected.get(key, 'nothing')}",
+        )
+
+
+def _plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state dict on the CPU; entries that share memory (DynUNet's skip layers) go on sharing it."""
+    copies: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+    plain = {}
+    for key, value in network.state_dict().items():
+        place = (value.data_ptr(), tuple(value.shape))
+        if place not in copies or value.numel() == 0:
+            copies[place] = value.detach().to("cpu").contiguous()
+        plain[key] = copies[place]
+    return plain
+
+
+def _environment() -> dict[str, str]:
+    parts = ("torch", "monai", "numpy", "nibabel", "scipy")
+    return {"python": platform.python_version(), **{part: installed_version(part) for part in parts}}
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Rename the finished folder; an older one steps aside first, since a folder cannot be renamed onto a full one."""
+    if folder.exists():
+        old = temporary_path(folder)
+        os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, folder)

@@ -1,0 +1,1 @@
+"""Pages and pictures: one HTML shell, overlays, figures. The only matplotlib and jinja2."""

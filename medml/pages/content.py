@@ -1,0 +1,80 @@
+"""What stands on a page, as plain values: cards, tables, pictures, sections. `shell.render` turns them into HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Tone = Literal["", "good", "warn", "bad", "muted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A table cell with a tone; a plain value does where no tone is wanted."""
+
+    value: str | int | float | None
+    tone: Tone = ""
+
+
+Value = str | int | float | None | Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One headline figure: a label, a large value, a line of detail such as its interval."""
+
+    label: str
+    value: str
+    detail: str = ""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; numbers are aligned right and shown with three decimals, None and NaN as a dash.
+
+    Attributes
+    ----------
+    folded : bool
+        Shown closed, behind its caption; for long tables.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+    caption: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A PNG or JPEG. A "chart" is drawn on white and is toned down on dark pages; an "image" is left as it is."""
+
+    png: bytes
+    caption: str = ""
+    alt: str = ""
+    kind: Literal["chart", "image"] = "chart"
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Section:
+    """One part of a page, in the order text, tables, pictures, notes."""
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = field(default_factory=tuple)
+    pictures: Sequence[Picture] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
+
+
+def show(value: str | float | None, digits: int = 3) -> str:
+    """Return ``value`` as a reader wants it: three decimals, a dash for what is undefined, words as they are."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)

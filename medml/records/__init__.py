@@ -1,0 +1,1 @@
+"""The nouns that stages hand to each other; one small file per stage."""

@@ -1,0 +1,416 @@
+"""Registered models: versions of packages, and the aliases @champion and @challenger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from medml.errors import ConfigError, MedmlError, NotFound
+from medml.io.files import sha256_file
+from medml.records.record import Record
+from medml.records.report import Decision, Evaluation
+from medml.registry.tracking import NEUTRAL_TAGS, Tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+    from mlflow.models import ModelSignature
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+PREFIX = "medml."
+DIGEST = "package_sha256"
+MODEL_ID = f"{PREFIX}model_id"
+FORMER = f"{PREFIX}former_champions"
+LOADER = "medml.registry.serving_model"
+
+_REFERENCE = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9_.-]{0,63})(@(?P<alias>[a-zA-Z][\w-]{0,63})|/v?(?P<version>[0-9]{1,9}))?"
+)
+
+
+class ModelVersion(Record):
+    """One version of a registered model.
+
+    Attributes
+    ----------
+    package_path : Path
+        The package's folder on this machine.
+    digest : str
+        sha256 over every file of the package.
+    tags : dict
+        What the training run said of it, e.g. ``dataset``, ``dataset_digest``, ``test_digest``, ``task``.
+    alias : str or None
+        "champion", "challenger" or another alias it bears.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    package_path: Path
+    digest: str
+    tags: dict[str, str] = {}
+    alias: str | None = None
+
+
+def register(tracker: Tracker, run_id: str, name: str, package: Path, evaluation: Evaluation) -> ModelVersion:
+    """Log a package with its run and register it: the first version is @champion, later ones are @challenger.
+
+    A second call for the same run and package finds the version that is there.
+
+    Parameters
+    ----------
+    package : Path
+        The package's folder; it is copied.
+    evaluation : Evaluation
+        Its headline figures are shown with the model.
+    """
+    digest = folder_digest(package)
+    versions = _versions(tracker, name)
+    found = next(
+        (v for v in versions if v.run_id == run_id and v.tags.get(PREFIX + DIGEST) == digest),
+        None,
+    )
+    if found is not None:
+        # A process killed before it gave the alias is put right here.
+        return _with_alias(tracker, name, str(found.version))
+    tags = _version_tags(tracker, run_id, digest, evaluation)
+    model_id = _log_model(tracker, run_id, name, package, tags, evaluation)
+    client = tracker.client
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description="Research use only. Not a medical device.")
+    with _default_store(tracker.tracking_uri):
+        version = client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=run_id,
+            tags={**tags, MODEL_ID: model_id},
+            model_id=model_id,
+            description=_headline(evaluation),
+        )
+    return _with_alias(tracker, name, str(version.version))
+
+
+def resolve(tracker: Tracker, reference: str) -> ModelVersion:
+    """Return what ``name``, ``name@alias`` or ``name/version`` stands for; the champion if only a name is given.
+
+    Raises
+    ------
+    ConfigError
+        If the reference is not written like that.
+    NotFound
+        If there is no such model, alias or version; the text lists what there is.
+    MedmlError
+        If the package is not the one that was registered.
+    """
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ConfigError(f"model {reference!r}: expected NAME, NAME@alias or NAME/version, e.g. hippocampus@champion")
+    name, version = match["name"], match["version"]
+    aliases = _aliases(tracker, name)
+    if version is None:
+        alias = match["alias"] or CHAMPION
+        if alias not in aliases:
+            raise NotFound(f"model {name!r} has no @{alias}; it has {_listed(tracker, name, aliases)}")
+        version = aliases[alias]
+    found = next((v for v in _versions(tracker, name) if str(v.version) == version), None)
+    if found is None:
+        raise NotFound(f"model {name!r} has no version {version}; it has {_listed(tracker, name, aliases)}")
+    record = _record(tracker, found, aliases, fetch=True)
+    problems = verify([record])
+    if problems:
+        raise MedmlError(problems[0])
+    return record
+
+
+def record_decision(tracker: Tracker, challenger: ModelVersion, decision: Decision) -> None:
+    """Keep a gate's decision with the challenger's version and run; move @champion if it says so.
+
+    Raises
+    ------
+    MedmlError
+        If the champion is no longer the one that the challenger was compared with.
+    """
+    client, name = tracker.client, challenger.name
+    champion = _aliases(tracker, name).get(CHAMPION)
+    compared = decision.champion.rpartition("/")[2] if decision.champion else None
+    if decision.promoted and champion != compared:
+        raise MedmlError(
+            f"{name}: the champion is version {champion}, the decision compared with {compared}; decide anew"
+        )
+    client.log_text(
+        challenger.run_id,
+        decision.model_dump_json(indent=1),
+        f"decisions/{_file_time(decision.decided)}.json",
+    )
+    verdict = "promoted" if decision.promoted else "kept back"
+    for key, value in (
+        ("decision", verdict),
+        ("decision_reason", decision.reason),
+        ("decided", decision.decided),
+    ):
+        client.set_model_version_tag(name, challenger.version, PREFIX + key, value)
+        client.set_tag(challenger.run_id, PREFIX + key, value)
+    if not decision.promoted:
+        return
+    former = _former(tracker, name)
+    client.set_registered_model_tag(name, FORMER, json.dumps([*former, champion] if champion else former))
+    client.set_registered_model_alias(name, CHAMPION, challenger.version)
+    if _aliases(tracker, name).get(CHALLENGER) == challenger.version:
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def rollback(tracker: Tracker, name: str) -> ModelVersion:
+    """Undo the last promotion: the champion before is @champion again, the undone one @challenger if none is newer.
+
+    Raises
+    ------
+    NotFound
+        If there is no such model, or no champion before.
+    """
+    client, aliases, former = (
+        tracker.client,
+        _aliases(tracker, name),
+        _former(tracker, name),
+    )
+    if not former:
+        raise NotFound(
+            f"model {name!r} has no earlier champion to go back to; it has {_listed(tracker, name, aliases)}"
+        )
+    undone = aliases[CHAMPION]
+    client.set_registered_model_alias(name, CHAMPION, former[-1])
+    client.set_registered_model_tag(name, FORMER, json.dumps(former[:-1]))
+    client.set_model_version_tag(name, undone, f"{PREFIX}decision", "rolled back")
+    if CHALLENGER not in aliases:
+        client.set_registered_model_alias(name, CHALLENGER, undone)
+    return resolve(tracker, f"{name}/{former[-1]}")
+
+
+def all_versions(tracker: Tracker) -> list[ModelVersion]:
+    """Return every version of every registered model, by name, oldest first; packages are not read."""
+    names = sorted(model.name for model in tracker.client.search_registered_models(max_results=1000))
+    return [
+        _record(tracker, version, aliases)
+        for name in names
+        for aliases in [_aliases(tracker, name)]
+        for version in _versions(tracker, name)
+    ]
+
+
+def verify(versions: Iterable[ModelVersion]) -> list[str]:
+    """Return one sentence for each version whose package is gone or not what was registered."""
+    problems = []
+    for version in versions:
+        who = f"model {version.name}/{version.version}"
+        if not version.package_path.is_dir():
+            problems.append(f"{who}: its package is not there; restore the artifacts from a backup or train again")
+        elif (found := folder_digest(version.package_path)) != version.digest:
+            problems.append(
+                f"{who}: its package has digest {found[:12]}, registered was {version.digest[:12]}; "
+                "files were changed, restore them from a backup or train again"
+            )
+    return problems
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the sha256 over the relative path and content of every file below ``folder``."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _log_model(
+    tracker: Tracker,
+    run_id: str,
+    name: str,
+    package: Path,
+    tags: dict[str, str],
+    evaluation: Evaluation,
+) -> str:
+    """Log the package as an MLflow model of the run: loaded by import, never by unpickling."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+    from mlflow.pyfunc import save_model
+
+    client = tracker.client
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        tags={**NEUTRAL_TAGS, **tags},
+        params=run.data.params,
+        model_type=evaluation.task,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / "package"
+        os.symlink(package.resolve(), staged)
+        with warnings.catch_warnings():
+            # MLflow asks for an example image; ours would be a patient's.
+            warnings.filterwarnings("ignore", message=".*input example was not provided")
+            save_model(
+                path=Path(folder) / "model",
+                loader_module=LOADER,
+                data_path=str(staged),
+                mlflow_model=Model(
+                    artifact_path=name,
+                    model_uuid=model.model_id,
+                    run_id=run_id,
+                    model_id=model.model_id,
+                ),
+                signature=_signature(evaluation),
+                pip_requirements=[f"medml=={installed_version('medml')}"],
+            )
+        client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    _link_metrics(tracker, run_id, model.model_id, evaluation)
+    return str(model.model_id)
+
+
+@contextmanager
+def _default_store(tracking_uri: str) -> Iterator[None]:
+    """Name our store to MLflow's registry, which looks ``models:/`` up in the process's default one."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
+    try:
+        yield
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"]
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def _link_metrics(tracker: Tracker, run_id: str, model_id: str, evaluation: Evaluation) -> None:
+    """Show the run's test figures on the model's page too."""
+    from mlflow.entities import Metric
+
+    keys = [f"test_{key}" for key, value in evaluation.summary.metrics.items() if value is not None]
+    linked = [
+        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id)
+        for key in keys
+        for m in tracker.client.get_metric_history(run_id, key)[-1:]
+    ]
+    if linked:
+        tracker.client.log_batch(run_id, metrics=linked)
+
+
+def _signature(evaluation: Evaluation) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    outputs: list[ColSpec | TensorSpec]
+    if evaluation.task == "segment":
+        outputs = [ColSpec(DataType.string, "mask")]
+    else:
+        outputs = [ColSpec(DataType.double, f"p_{name}") for name in evaluation.labels.values()]
+    return ModelSignature(inputs=Schema([ColSpec(DataType.string, "image")]), outputs=Schema(outputs))
+
+
+def _version_tags(tracker: Tracker, run_id: str, digest: str, evaluation: Evaluation) -> dict[str, str]:
+    """Return the run's own tags and the package's digest: what a later stage asks of a version."""
+    run = tracker.client.get_run(run_id)
+    own = {key: value for key, value in run.data.tags.items() if key.startswith(PREFIX)}
+    return own | {
+        PREFIX + DIGEST: digest,
+        f"{PREFIX}test_digest": evaluation.summary.test_digest,
+    }
+
+
+def _with_alias(tracker: Tracker, name: str, version: str) -> ModelVersion:
+    aliases = _aliases(tracker, name)
+    if CHAMPION not in aliases:
+        tracker.client.set_registered_model_alias(name, CHAMPION, version)
+    elif aliases[CHAMPION] != version and int(aliases.get(CHALLENGER, "0")) < int(version):
+        tracker.client.set_registered_model_alias(name, CHALLENGER, version)
+    return resolve(tracker, f"{name}/{version}")
+
+
+def _record(
+    tracker: Tracker,
+    found: MlflowVersion,
+    aliases: dict[str, str],
+    *,
+    fetch: bool = False,
+) -> ModelVersion:
+    version = str(found.version)
+    tags = {key.removeprefix(PREFIX): value for key, value in found.tags.items() if key.startswith(PREFIX)}
+    return ModelVersion(
+        name=found.name,
+        version=version,
+        run_id=str(found.run_id),
+        package_path=_package_path(tracker, found.tags[MODEL_ID], fetch=fetch),
+        digest=tags.get(DIGEST, ""),
+        tags=tags,
+        alias=next(
+            (a for a in (CHAMPION, CHALLENGER, *sorted(aliases)) if aliases.get(a) == version),
+            None,
+        ),
+    )
+
+
+def _package_path(tracker: Tracker, model_id: str, *, fetch: bool) -> Path:
+    """Return the package's folder where it lies; artifacts that live elsewhere are fetched once."""
+    location = tracker.client.get_logged_model(model_id).artifact_location
+    parts = urlparse(location)
+    if parts.scheme in ("", "file"):
+        return Path(unquote(parts.path) if parts.scheme else location) / "data" / "package"
+    local = Path(tracker.artifact_root) / "fetched" / model_id
+    if fetch and not local.is_dir():
+        from mlflow.artifacts import download_artifacts
+
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=local.parent) as partial:
+            os.rename(
+                download_artifacts(
+                    artifact_uri=f"{location}/data/package",
+                    dst_path=partial,
+                    tracking_uri=tracker.tracking_uri,
+                ),
+                local,
+            )
+    return local
+
+
+def _versions(tracker: Tracker, name: str) -> list[MlflowVersion]:
+    found = tracker.client.search_model_versions(f"name = '{name}'", max_results=10000)
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def _aliases(tracker: Tracker, name: str) -> dict[str, str]:
+    found = tracker.client.search_registered_models(f"name = '{name}'")
+    if not found:
+        names = ", ".join(sorted(model.name for model in tracker.client.search_registered_models(max_results=1000)))
+        raise NotFound(f"model {name!r} is not registered; registered are: {names or 'none'}")
+    return {alias: str(version) for alias, version in found[0].aliases.items()}
+
+
+def _listed(tracker: Tracker, name: str, aliases: dict[str, str]) -> str:
+    versions = ", ".join(str(version.version) for version in _versions(tracker, name))
+    named = ", ".join(f"@{alias} (version {version})" for alias, version in sorted(aliases.items()))
+    return f"versions {versions or 'none'}; aliases {named or 'none'}"
+
+
+def _former(tracker: Tracker, name: str) -> list[str]:
+    model = tracker.client.get_registered_model(name)
+    return [str(version) for version in json.loads(model.tags.get(FORMER, "[]"))]
+
+
+def _headline(evaluation: Evaluation) -> str:
+    metrics = evaluation.summary.metrics
+    key = next((key for key in ("dice_mean", "auroc") if metrics.get(key) is not None), None)
+    figure = f"{key} {metrics[key]:.3f} on {evaluation.summary.n} test cases; " if key else ""
+    return f"{figure}dataset {evaluation.summary.dataset}"
+
+
+def _file_time(text: str) -> str:
+    return re.sub(r"[^0-9TZ]", "", text) or "undated"

@@ -1,0 +1,1 @@
+"""Tables: catalogue, ledger, leases, crosswalk. The only SQL."""

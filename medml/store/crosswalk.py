@@ -1,0 +1,88 @@
+"""The private crosswalk: which source a scan came from. Its own database, readable by the owner only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from medml.errors import NotFound
+from medml.store import tables
+from medml.store.database import chunks, open_database, upsert, utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a scan came from.
+
+    Attributes
+    ----------
+    stamp : str
+        sha256 over relative paths, sizes and modification times of its files.
+    locator : dict
+        JSON-able and private: absolute paths, ordered SOP instance UIDs, positions, transform.
+    """
+
+    scan_id: str
+    stamp: str
+    locator: Mapping[str, Any]
+
+
+class Crosswalk:
+    """Scan id to source locator, and source stamp to scan id."""
+
+    def __init__(self, url: str) -> None:
+        self.database = open_database(url, schema=tables.CROSSWALK)
+
+    def put(self, origins: Iterable[Origin]) -> None:
+        """Store where scans came from, all in one transaction; the same again changes only the time."""
+        now = utc_now()
+        rows = {
+            origin.scan_id: {
+                "scan_id": origin.scan_id,
+                "stamp": origin.stamp,
+                "locator": json.dumps(origin.locator),
+                "updated": now,
+            }
+            for origin in origins
+        }
+        with self.database.transaction() as connection:
+            upsert(
+                connection,
+                tables.crosswalk,
+                list(rows.values()),
+                replace=["stamp", "locator", "updated"],
+            )
+
+    def by_stamp(self, stamps: Iterable[str]) -> dict[str, str]:
+        """Return stamp to scan id for those stamps that are known; the scan stored last if several share one."""
+        table = tables.crosswalk
+        query = select(table.c.stamp, table.c.scan_id).order_by(table.c.updated, table.c.scan_id)
+        found: dict[str, str] = {}
+        with self.database.reading() as connection:
+            for chunk in chunks(list(stamps)):
+                rows = connection.execute(query.where(table.c.stamp.in_(chunk)))
+                found.update({str(stamp): str(scan_id) for stamp, scan_id in rows})
+        return found
+
+    def locator(self, scan_id: str) -> dict[str, Any]:
+        """Return the locator of a scan.
+
+        Raises
+        ------
+        NotFound
+            If the crosswalk does not know the scan.
+        """
+        table = tables.crosswalk
+        with self.database.reading() as connection:
+            text = connection.execute(select(table.c.locator).where(table.c.scan_id == scan_id)).scalar()
+        if text is None:
+            raise NotFound(
+                f"scan {scan_id}: the crosswalk does not know its source; it was ingested with another crosswalk, "
+                "so ingest the source again"
+            )
+        locator: dict[str, Any] = json.loads(text)
+        return locator

@@ -1,0 +1,90 @@
+"""Rules of the plan about what images and labels look like: intensities, flips, class balance."""
+
+from __future__ import annotations
+
+import re
+
+from medml.records.plan import Fingerprint, Normalisation
+
+# A soft-tissue window: it holds organs, vessels, fat and contrast medium; classifiers have no mask that would say
+# which intensities matter.
+SOFT_TISSUE_HU = (-160.0, 240.0)
+RADIOGRAPHS = frozenset({"CR", "DX", "DR", "MG", "RF", "XA", "PX", "IO"})
+SIDES = (
+    re.compile(r"\b(left|right|lt|rt)\b|[_\s](l|r)$", re.IGNORECASE),
+    re.compile(r"\b(anterior|posterior|ventral|dorsal)\b", re.IGNORECASE),
+    re.compile(r"\b(superior|inferior|upper|lower|cranial|caudal)\b", re.IGNORECASE),
+)
+AXIS_NAMES = ("left-right", "front-back", "head-foot")
+RARE = 10.0
+
+
+def normalisation(fingerprint: Fingerprint) -> tuple[tuple[Normalisation, ...], str]:
+    """Return one rule per channel and why."""
+    if fingerprint.modality == "CT" and fingerprint.task == "classify":
+        low, high = SOFT_TISSUE_HU
+        rule = Normalisation(kind="clip_zscore", low=low, high=high, mean=(low + high) / 2, std=(high - low) / 4)
+        return (rule,) * len(fingerprint.channels), "Hounsfield units are absolute: the soft-tissue window"
+    if fingerprint.modality == "CT":
+        rules = tuple(_clipped(found, found["p00_5"], found["p99_5"]) for found in fingerprint.intensity)
+        return rules, "Hounsfield units are absolute: clipped and scaled by the labelled voxels of the training cases"
+    if _is_colour(fingerprint):
+        rules = tuple(_clipped(found, found["min"], found["max"]) for found in fingerprint.intensity)
+        return rules, "colour carries meaning: scaled by the training set's mean and spread, not picture by picture"
+    rules = tuple(Normalisation(kind="zscore") for _ in fingerprint.intensity)
+    return rules, f"{fingerprint.modality} intensities have no fixed unit: each image to mean 0 and spread 1"
+
+
+def flip_axes(fingerprint: Fingerprint, labels: tuple[str, ...], *, dims: int) -> tuple[tuple[int, ...], str]:
+    """Return the axes that may be mirrored and why.
+
+    An axis is left alone where a label names a side along it. Radiographs are never mirrored (the heart's side
+    shows), other grey pictures from left to right only (ultrasound comes from above), colour pictures both ways.
+    """
+    if dims == 2 and fingerprint.modality in RADIOGRAPHS:
+        return (), "no flips: a radiograph has a left and a right"
+    axes = tuple(range(dims))
+    if dims == 2 and not _is_colour(fingerprint):
+        axes = (0,)
+    sided = [axis for axis in axes if any(SIDES[axis].search(label.replace("_", " ")) for label in labels)]
+    free = tuple(axis for axis in axes if axis not in sided)
+    reason = f"flips along {', '.join(AXIS_NAMES[axis] for axis in free)}" if free else "no flips"
+    if sided:
+        reason += f", not {', '.join(AXIS_NAMES[axis] for axis in sided)}: labels name sides"
+    return free, reason
+
+
+def classifier_loss(multi_label: bool) -> tuple[str, str]:
+    """Return the name of the loss and why."""
+    if multi_label:
+        return "bce", "several classes can hold at once: one yes or no each"
+    return "cross_entropy", "exactly one class holds"
+
+
+def class_weights(
+    fingerprint: Fingerprint, labels: dict[int, str], multi_label: bool
+) -> tuple[tuple[float, ...] | None, str]:
+    """Return one weight per class, the square root of how rare it is, and why.
+
+    The square root helps rare classes without tearing probabilities far from their frequencies. Multi-label: the
+    weight of a positive against a negative.
+    """
+    counts = [fingerprint.class_counts.get(value, 0) for value in sorted(labels)]
+    if multi_label:
+        ratios = [(fingerprint.cases - count) / max(count, 1) for count in counts]
+    else:
+        ratios = [sum(counts) / (len(counts) * max(count, 1)) for count in counts]
+    weights = tuple(round(min(max(ratio, 1 / RARE), RARE) ** 0.5, 4) for ratio in ratios)
+    if max(weights) / min(weights) < 1.1 and not multi_label:
+        return None, "classes are about equally frequent"
+    return weights, "square root of how rare each class is among the training cases"
+
+
+def _is_colour(fingerprint: Fingerprint) -> bool:
+    return tuple(name.upper() for name in fingerprint.channels) == ("R", "G", "B")
+
+
+def _clipped(found: dict[str, float], low: float, high: float) -> Normalisation:
+    return Normalisation(
+        kind="clip_zscore", low=low, high=max(high, low + 1e-6), mean=found["mean"], std=max(found["std"], 1e-6)
+    )

@@ -1,0 +1,1 @@
+"""Voxels in, voxels out: preprocessing (shared by training and inference), augmentation, postprocessing."""

@@ -1,0 +1,1 @@
+"""Flows, tasks, the command line and the servers; the only package that knows Prefect."""

@@ -1,0 +1,106 @@
+"""Run the training child and follow it: epochs into a callback by step, progress onto a bar."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from medml.errors import MedmlError
+from medml.records.plan import Epoch
+from pipelines.progress import Bar
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+def run_training(run: Path, *, on_epochs: Callable[[list[Epoch]], None], bar: Bar) -> Path:
+    """Train in a child until it ends; its package folder is returned.
+
+    Parameters
+    ----------
+    run : Path
+        The run folder; holds ``job.json`` and receives ``epochs.jsonl``, ``progress.json``, ``train.log``, checkpoints
+        and ``package/``.
+    on_epochs : callable
+        Receives every epoch known so far, at the start and whenever there are more. Must be idempotent.
+
+    Raises
+    ------
+    MedmlError
+        If the child fails; the message is the child's own last word.
+    """
+    command = [sys.executable, "-m", "medml.training", str(run / "job.json")]
+    with (run / "train.log").open("ab") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
+    try:
+        _follow(child, run, on_epochs, bar)
+    finally:
+        _stop(child)
+    if child.returncode != 0:
+        raise MedmlError(f"training stopped with exit code {child.returncode}: {_last_words(run / 'train.log')}")
+    return run / "package"
+
+
+def read_epochs(path: Path) -> list[Epoch]:
+    """Return the epochs of ``epochs.jsonl``; a half-written last line is left for the next look."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [Epoch.model_validate_json(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
+
+
+def _follow(
+    child: subprocess.Popen[bytes], run: Path, on_epochs: Callable[[list[Epoch]], None], bar: Bar
+) -> None:
+    seen = -1
+    running = True
+    while running:
+        running = child.poll() is None
+        epochs = read_epochs(run / "epochs.jsonl")
+        if len(epochs) != seen:
+            seen = len(epochs)
+            on_epochs(epochs)
+        _show(run / "progress.json", bar, epochs)
+        if running:
+            time.sleep(POLL_SECONDS)
+
+
+def _show(path: Path, bar: Bar, epochs: list[Epoch]) -> None:
+    try:
+        progress = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return  # not there yet; the file is replaced whole, so the next look sees it
+    note = str(progress.get("phase", ""))
+    if isinstance(progress.get("loss"), float):
+        note += f" loss {progress['loss']:.3f}"
+    validation = {k: v for k, v in epochs[-1].metrics.items() if k.startswith("val_")} if epochs else {}
+    note += "".join(f"  {key} {value:.3f}" for key, value in list(validation.items())[:2])
+    bar.update(int(progress.get("step", 0)), int(progress["total"]) if progress.get("total") else None, note.strip())
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _last_words(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"no output; see {log}"
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end the child (SIGTERM: it saves a checkpoint) when the flow's process dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

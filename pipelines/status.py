@@ -1,0 +1,79 @@
+"""What is where, and whether the digests still hold; read-only looks that need no flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medml.records.home import Home
+from pipelines.verb import VerbResult
+
+
+def status(home: Home) -> VerbResult:
+    """Count scans by collection, name datasets, models, batches and servers."""
+    from medml.store.catalogue import Catalogue
+    from medml.store.database import open_database
+    from medml.store.ledger import Ledger
+
+    database = open_database(home.catalogue_url)
+    catalogue = Catalogue(database)
+    collections = {c.name: len(catalogue.scans(collection=c.name)) for c in catalogue.collections()}
+    batches = Ledger(database).batches()
+    datasets = sorted(home.datasets.glob("*/*.json"))
+    summary: dict[str, str] = {f"collection {name}": f"{count} scans" for name, count in collections.items()}
+    summary |= {f"dataset {path.parent.name}": path.stem[:12] for path in datasets}
+    summary |= {f"model {name}": aliases for name, aliases in _models(home).items()}
+    return VerbResult(
+        verb="status",
+        ok=True,
+        counts={"scans": sum(collections.values()), "datasets": len(datasets), "batches": len(batches)},
+        outputs=_places(home),
+        summary=summary,
+    )
+
+
+def verify(home: Home) -> VerbResult:
+    """Recompute the digest of every scan, mask, dataset and model package and name what differs."""
+    from medml.datasets.freeze import verify_datasets
+    from medml.io.scans import verify_scan
+    from medml.registry import models
+    from medml.registry.tracking import Tracker
+    from medml.store.catalogue import Catalogue
+    from medml.store.database import open_database
+
+    catalogue = Catalogue(open_database(home.catalogue_url))
+    scans = catalogue.scans()
+    wrong = []
+    for start in range(0, len(scans), 500):
+        part = scans[start : start + 500]
+        annotations = catalogue.annotations([scan.scan_id for scan in part])
+        for scan in part:
+            mine = [annotation for annotation in annotations if annotation.scan_id == scan.scan_id]
+            wrong += verify_scan(home.scans, scan, mine)
+    wrong += verify_datasets(home)
+    versions = models.all_versions(Tracker.of(home)) if (home.root / "mlflow.db").exists() else []
+    wrong += models.verify(versions)
+    datasets = len(list(home.datasets.glob("*/*.json")))
+    return VerbResult(
+        verb="verify",
+        ok=not wrong,
+        counts={"scans": len(scans), "datasets": datasets, "models": len(versions), "wrong": len(wrong)},
+        notes=tuple(wrong),
+    )
+
+
+def _models(home: Home) -> dict[str, str]:
+    if not (home.root / "mlflow.db").exists():
+        return {}
+    from medml.registry import models
+    from medml.registry.tracking import Tracker
+
+    shown: dict[str, list[str]] = {}
+    for version in models.all_versions(Tracker.of(home)):
+        alias = f" @{version.alias}" if version.alias else ""
+        shown.setdefault(version.name, []).append(f"version {version.version}{alias}")
+    return {name: ", ".join(versions) for name, versions in shown.items()}
+
+
+def _places(home: Home) -> dict[str, str]:
+    places: dict[str, Path] = {"home": home.root, "reports": home.reports, "batches": home.batches}
+    return {name: str(path) for name, path in places.items() if path.exists()}

@@ -1,0 +1,52 @@
+"""The command line as a user meets it: help, errors, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def medml(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *arguments], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def test_help_answers_within_a_second_and_names_every_verb() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = medml("--help")
+        seconds.append(time.perf_counter() - started)
+    assert result.returncode == 0
+    for verb in ("ingest", "dataset", "train", "evaluate", "promote", "predict", "up", "status", "verify"):
+        assert f" {verb} " in result.stdout
+    assert min(seconds) < 1.0
+
+
+def test_every_verb_has_help_with_an_example_or_a_sentence() -> None:
+    for verb in ("ingest", "dataset", "train", "evaluate", "promote", "predict", "up"):
+        result = medml(verb, "--help")
+        assert result.returncode == 0
+        assert "Example: medml" in result.stdout
+
+
+def test_unknown_verb_and_missing_argument_exit_with_2(tmp_path: Path) -> None:
+    assert medml("imagine").returncode == 2
+    assert medml("--home", str(tmp_path), "ingest").returncode == 2
+
+
+def test_status_of_a_home_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    result = medml("--home", str(tmp_path / "none"), "status")
+    assert result.returncode == 2
+    assert "does not exist" in result.stderr
+    assert "ingest SRC" in result.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_setting_without_equals_sign_exits_with_2_and_shows_the_form(tmp_path: Path) -> None:
+    result = medml("--home", str(tmp_path / "home"), "ingest", str(tmp_path), "--set", "collection")
+    assert result.returncode == 2
+    assert "expected key=value" in result.stderr

@@ -1,0 +1,163 @@
+"""Every flow on small phantoms, on a CPU: what a user types, from scans to results and back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENT = """
+name: tiny
+task: segment
+dataset: {name: tiny, select: {collection: tiny}, test_fraction: 0.3}
+budget: {minutes: 0.5, epochs: 2}
+plan: {steps_per_epoch: 10}
+"""
+
+
+def write_cohort(folder: Path, patients: int = 24) -> None:
+    """Bright balls in noise, one NIfTI for each patient, with its mask; 16x16x8 voxels of 2x2x3 mm."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(np.arange(16), np.arange(16), np.arange(8), indexing="ij"))
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    rows = [["subject_id", "image", "mask", "label", "sex", "age"]]
+    for n in range(patients):
+        centre = generator.uniform([5, 5, 3], [11, 11, 5])[:, None, None, None]
+        mask = (np.square(grid - centre).sum(0) < 10).astype(np.uint8)
+        image = generator.normal(0, 20, mask.shape) + 200 * mask
+        nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / f"scan{n:02d}.nii.gz")
+        nib.save(nib.Nifti1Image(mask, affine), folder / f"mask{n:02d}.nii.gz")
+        rows.append([f"SECRET-{n:02d}", f"scan{n:02d}.nii.gz", f"mask{n:02d}.nii.gz", "ball", "FM"[n % 2], str(40 + n)])
+    with (folder / "cohort.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", "--home", str(home), *arguments, "--json"]
+
+
+def medml(home: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """Run a verb as a user would; return its line of JSON."""
+    result = subprocess.run(command(home, *arguments), capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == code, result.stdout + result.stderr
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("flows")
+    write_cohort(place / "cohort")
+    (place / "tiny.yaml").write_text(EXPERIMENT)
+    return place
+
+
+@pytest.fixture(scope="module")
+def home(place: Path) -> Path:
+    """Return a home with the cohort ingested and one model trained."""
+    home = place / "home"
+    ingested = medml(home, "ingest", str(place / "cohort" / "cohort.csv"), "--collection", "tiny")
+    assert ingested["counts"]["labelled"] == 24
+    trained = medml(home, "train", str(place / "tiny.yaml"))
+    assert trained["model"] == "tiny/1"
+    assert trained["summary"]["alias"] == "champion"
+    return home
+
+
+def test_training_leaves_a_report_a_package_and_figures_with_intervals(home: Path) -> None:
+    report = home / "reports" / "tiny-v1"
+    assert (report / "report.html").stat().st_size > 10_000
+    summary = json.loads((report / "summary.json").read_text())
+    assert set(summary) == {"model", "dataset", "test_digest", "split", "n", "metrics"}
+    metrics = summary["metrics"]
+    assert summary["split"] == "test"
+    assert metrics["dice_mean_low"] <= metrics["dice_mean"] <= metrics["dice_mean_high"]
+    assert not list((home / "runs").iterdir())
+
+
+def test_predict_returns_masks_on_the_source_grid_and_a_rerun_does_nothing(place: Path, home: Path) -> None:
+    new = place / "new"
+    new.mkdir()
+    source = nib.load(place / "cohort" / "scan03.nii.gz")
+    nib.save(source, new / "first.nii.gz")
+    (new / "broken.nii.gz").write_bytes(b"\x1f\x8b no scan")
+    out = place / "out"
+    first = medml(home, "predict", "tiny@champion", str(new), "-o", str(out), code=1)
+    assert first["counts"]["done"] == 1
+    assert first["counts"]["refused"] == 1
+    rows = {row["source"]: row for row in json.loads((out / "ledger.json").read_text())}
+    assert rows["broken.nii.gz"]["status"] == "refused"
+    mask = nib.load(out / rows["first.nii.gz"]["mask"])
+    assert mask.shape == source.shape
+    assert np.allclose(mask.affine, source.affine)
+    times = {path: path.stat().st_mtime_ns for path in (out / "masks").iterdir()}
+    again = medml(home, "predict", "tiny@champion", str(new), "-o", str(out), code=1)
+    assert again["counts"]["skipped"] == 1
+    assert {path: path.stat().st_mtime_ns for path in (out / "masks").iterdir()} == times
+
+
+def test_second_training_is_the_challenger_and_the_gate_answers(place: Path, home: Path) -> None:
+    trained = medml(home, "train", str(place / "tiny.yaml"), "--set", "plan.seed=1")
+    assert trained["summary"]["alias"] == "challenger"
+    promoted = subprocess.run(command(home, "promote", "tiny"), capture_output=True, text=True, cwd=ROOT, check=False)
+    assert promoted.returncode in (0, 1), promoted.stderr
+    verdict = json.loads(promoted.stdout.splitlines()[-1])
+    assert verdict["ok"] is (promoted.returncode == 0)
+    assert set(verdict["summary"].values()) <= {"pass", "FAIL"}
+
+
+def test_killed_training_resumes_in_the_same_mlflow_run(place: Path, home: Path) -> None:
+    import sqlite3
+
+    settings = ("--set", "budget.epochs=4", "--set", "plan.seed=7")
+    process = subprocess.Popen(
+        command(home, "train", str(place / "tiny.yaml"), *settings), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (epochs := list((home / "runs").glob("*/epochs.jsonl"))) or not epochs[0].read_text().count("\n"):
+        assert time.monotonic() < deadline, "no epoch within two minutes"
+        assert process.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.05)
+    run_id = json.loads((epochs[0].parent / "mlflow.json").read_text())["run_id"]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = medml(home, "train", str(place / "tiny.yaml"), *settings)
+    assert finished["summary"]["mlflow_run"] == run_id
+    with sqlite3.connect(home / "mlflow.db") as database:
+        query = "select step, count(*) from metrics where run_uuid = ? and key = 'train_loss' group by step"
+        counts = dict(database.execute(query, (run_id,)).fetchall())
+    assert len(counts) == 4
+    assert set(counts.values()) == {1}
+
+
+def test_wrong_names_exit_with_2_and_list_what_there_is(home: Path, place: Path) -> None:
+    result = subprocess.run(
+        command(home, "predict", "nobody", str(place / "cohort")), capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert result.returncode == 2
+    assert "tiny" in result.stderr
+
+
+def test_status_and_verify_see_the_whole_home(home: Path) -> None:
+    assert medml(home, "status")["counts"]["scans"] == 24
+    assert medml(home, "verify")["ok"] is True
+
+
+def test_no_identity_reaches_mlflow_prefect_logs_or_reports(home: Path) -> None:
+    found = []
+    for path in home.rglob("*"):
+        private = home / "secrets" in path.parents or path.name.startswith("ingest-")
+        if path.is_file() and not private and b"SECRET-" in path.read_bytes():
+            found.append(path.relative_to(home))
+    assert not found
