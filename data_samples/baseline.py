@@ -49,7 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name, region in REGIONS.items():
         found = best_threshold(patients, region)
         side = "below" if found.below else "above"
-        print(f"{name}: {side} {found.hounsfield} HU, Dice {found.train_dice:.3f} train, {found.test_dice:.3f} held out")
+        print(
+            f"{name}: {side} {found.hounsfield} HU, Dice {found.train_dice:.3f} train, {found.test_dice:.3f} held out"
+        )
 
 
 def best_threshold(patients: list[Phantom], region: Callable[[Phantom], np.ndarray]) -> Threshold:
@@ -91,10 +93,8 @@ def _scores(patient: Phantom, region: np.ndarray) -> np.ndarray:
     lesion = patient.labels == LESION
     values = patient.hounsfield[region]
     truth = lesion[region]
-    rows = []
-    for chosen in ([values < t for t in THRESHOLDS_HU], [values > t for t in THRESHOLDS_HU]):
-        rows.append([2.0 * (c & truth).sum() / max(1, c.sum() + lesion.sum()) for c in chosen])
-    return np.array(rows)
+    chosen = [[values < t for t in THRESHOLDS_HU], [values > t for t in THRESHOLDS_HU]]
+    return np.array([[2.0 * (c & truth).sum() / max(1, c.sum() + lesion.sum()) for c in side] for side in chosen])
 
 
 if __name__ == "__main__":

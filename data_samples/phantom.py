@@ -48,9 +48,31 @@ class Scanner:
 
 
 SCANNERS = (
-    Scanner("Phantascan 64", "Fictitious Imaging", "north", (64, 52, 20), (4.4, 4.4, 7.0), 2.2, 15.0, 0.0, (1.0, -1024.0), False),
-    Scanner("Tomodraft 16", "Invented Devices", "south", (66, 54, 21), (4.2, 4.0, 6.5), 1.4, 20.0, 6.0, (0.5, -200.0), True),
-)  # fmt: skip
+    Scanner(
+        name="Phantascan 64",
+        maker="Fictitious Imaging",
+        site="north",
+        shape=(64, 52, 20),
+        spacing_mm=(4.4, 4.4, 7.0),
+        kernel_mm=2.2,
+        noise_hu=15.0,
+        offset_hu=0.0,
+        rescale=(1.0, -1024.0),
+        signed=False,
+    ),
+    Scanner(
+        name="Tomodraft 16",
+        maker="Invented Devices",
+        site="south",
+        shape=(66, 54, 21),
+        spacing_mm=(4.2, 4.0, 6.5),
+        kernel_mm=1.4,
+        noise_hu=20.0,
+        offset_hu=6.0,
+        rescale=(0.5, -200.0),
+        signed=True,
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,13 +18,13 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
 
 def flip_lps_ras(affine: np.ndarray) -> np.ndarray:
     """Turn an affine (4, 4) to LPS into one to RAS, or back; the flip is its own inverse."""
-    return LPS_TO_RAS @ np.asarray(affine, dtype=float)
+    return np.asarray(LPS_TO_RAS @ np.asarray(affine, dtype=float))
 
 
 def world_points(affine: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Map voxel indices (N, 3) to RAS positions (N, 3) in mm."""
     affine = np.asarray(affine, dtype=float)
-    return np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
+    return np.asarray(np.asarray(indices, dtype=float) @ affine[:3, :3].T + affine[:3, 3])
 
 
 def canonical_grid(shape: tuple[int, int, int], affine: np.ndarray) -> SourceGrid:
@@ -65,20 +65,20 @@ def to_canonical(voxels: np.ndarray, grid: SourceGrid) -> np.ndarray:
     """Permute and flip the last three axes of ``voxels`` from the source grid to the canonical one (a view)."""
     lead = voxels.ndim - 3
     order = [*range(lead), *(lead + axis for axis in grid.axes)]
-    return np.flip(voxels.transpose(order), axis=[lead + n for n, flip in enumerate(grid.flips) if flip])
+    return np.flip(voxels.transpose(order), axis=_reversed(lead, grid))
 
 
 def to_source(voxels: np.ndarray, grid: SourceGrid) -> np.ndarray:
     """Undo `to_canonical`: the last three axes of ``voxels`` return to the source grid (a view)."""
     lead = voxels.ndim - 3
-    flipped = np.flip(voxels, axis=[lead + n for n, flip in enumerate(grid.flips) if flip])
-    inverse = np.argsort(grid.axes)
-    return flipped.transpose([*range(lead), *(lead + int(axis) for axis in inverse)])
+    flipped = np.flip(voxels, axis=_reversed(lead, grid))
+    inverse = [lead + int(axis) for axis in np.argsort(grid.axes)]
+    return np.asarray(flipped.transpose([*range(lead), *inverse]))
 
 
 def canonical_affine(grid: SourceGrid) -> np.ndarray:
     """Return the affine (4, 4), canonical voxel index to RAS mm, of the image that `to_canonical` makes."""
-    return np.asarray(grid.affine) @ _index_map(grid)
+    return np.asarray(np.asarray(grid.affine) @ _index_map(grid))
 
 
 def canonical_shape(grid: SourceGrid) -> tuple[int, int, int]:
@@ -96,6 +96,11 @@ def same_grid(
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]])).reshape(3, -1).T
     apart = np.abs(world_points(affine, corners) - world_points(other_affine, corners)).max()
     return bool(apart <= 0.1 * min(spacing_of(affine)))
+
+
+def _reversed(lead: int, grid: SourceGrid) -> tuple[int, ...]:
+    """Return the canonical axes that run against their source axis, after ``lead`` leading ones."""
+    return tuple(lead + n for n, flip in enumerate(grid.flips) if flip)
 
 
 def _closest_axes(directions: np.ndarray) -> tuple[int, int, int]:

@@ -56,9 +56,7 @@ def read_epochs(path: Path) -> list[Epoch]:
     return [Epoch.model_validate_json(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
 
 
-def _follow(
-    child: subprocess.Popen[bytes], run: Path, on_epochs: Callable[[list[Epoch]], None], bar: Bar
-) -> None:
+def _follow(child: subprocess.Popen[bytes], run: Path, on_epochs: Callable[[list[Epoch]], None], bar: Bar) -> None:
     seen = -1
     running = True
     while running:

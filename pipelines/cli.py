@@ -27,11 +27,19 @@ app = typer.Typer(
     epilog="Exit codes: 0 all done, 1 some failed or were refused, 2 usage or configuration.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one last line of JSON: verb, ok, counts, outputs, model, summary.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one last line of JSON: verb, ok, counts, outputs, model, summary.")
+]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:0.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the YAML, e.g. budget.minutes=5.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the YAML, e.g. budget.minutes=5."),
 ]
+
+Name = Annotated[str | None, typer.Option("--collection", help="Name of the collection; default: the source's own.")]
+SOURCES = (
+    "DICOM or NIfTI folders and files, MSD and nnU-Net folders, CSV manifests, MedMNIST .npz, folders of PNG/JPEG."
+)
 
 
 @app.callback()
@@ -48,9 +56,11 @@ def options(
 @app.command(epilog="Example: medml ingest /data/ct_study   |   medml ingest cohort.csv --collection liver")
 def ingest(
     context: typer.Context,
-    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help="DICOM or NIfTI folders and files, MSD and nnU-Net folders, CSV manifests, MedMNIST .npz, folders of PNG/JPEG.")],
-    collection: Annotated[str | None, typer.Option(help="Name of the collection; default: the source's own name.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="YAML like configs/ingest/default.yaml.")] = None,
+    sources: Annotated[list[Path], typer.Argument(metavar="SRC...", help=SOURCES)],
+    collection: Name = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML like configs/ingest/default.yaml.")
+    ] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +83,9 @@ def dataset(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the dataset.")],
     task: Annotated[str, typer.Option(help="segment or classify.")] = "segment",
-    select: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="What to select, e.g. collection=liver.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="What to select, e.g. collection=liver.")
+    ] = None,
     split: Annotated[str, typer.Option(help="patient, official or column.")] = "patient",
     split_column: Annotated[str, typer.Option(help="Column that holds the split (with --split column).")] = "split",
     test_fraction: Annotated[float, typer.Option(help="Share of patients held out (with --split patient).")] = 0.2,
@@ -168,7 +180,9 @@ def predict(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version; @champion if not said.")],
     source: Annotated[Path, typer.Argument(metavar="SRC", help="DICOM folder, NIfTI file or folder, CSV manifest.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results; default: HOME/batches/ID.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for results; default: HOME/batches/ID.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from medml.records.dataset import Task
 from pipelines.requests import read_request
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
@@ -21,13 +22,11 @@ def dataset(request: str) -> VerbResult:
         A request id that holds the dataset's choice, its task and whether to refresh.
     """
     asked = read_request(current_home(), request)
-    return freeze_dataset(
-        asked["dataset"], asked["task"], refresh=asked["refresh"], extend_test=asked["extend_test"]
-    )
+    return freeze_dataset(asked["dataset"], asked["task"], refresh=asked["refresh"], extend_test=asked["extend_test"])
 
 
 @step("freeze dataset")
-def freeze_dataset(choice: dict[str, Any], task: str, *, refresh: bool, extend_test: bool) -> VerbResult:
+def freeze_dataset(choice: dict[str, Any], task: Task, *, refresh: bool, extend_test: bool) -> VerbResult:
     """Use the frozen dataset of that name or freeze one."""
     frozen, freshness = freeze(choice, task, refresh=refresh, extend_test=extend_test)
     home = current_home()
@@ -56,7 +55,7 @@ def freeze_dataset(choice: dict[str, Any], task: str, *, refresh: bool, extend_t
     )
 
 
-def freeze(choice: dict[str, Any], task: str, *, refresh: bool = False, extend_test: bool = False) -> Any:
+def freeze(choice: dict[str, Any], task: Task, *, refresh: bool = False, extend_test: bool = False) -> Any:
     """Return the frozen `Dataset` and how fresh it is."""
     from medml.config import validate
     from medml.datasets.freeze import freeze as freeze_choice

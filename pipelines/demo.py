@@ -64,7 +64,9 @@ def _command(command: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _summary(ingested: dict[str, Any], models: list[dict[str, Any]], batches: list[dict[str, Any]], seconds: float) -> None:
+def _summary(
+    ingested: dict[str, Any], models: list[dict[str, Any]], batches: list[dict[str, Any]], seconds: float
+) -> None:
     counts = ingested["counts"]
     console.rule("[bold]What happened")
     console.print(", ".join(f"{value} {key}" for key, value in counts.items()), style="cyan")

@@ -85,14 +85,14 @@ def evaluate_package(
         tables = {}
         for part in ("validation", "test"):
             cases = frozen.cases_of(part, fold=fold)
-            counter = iter(range(1, len(cases) + 1))
+            count = bar.counter(len(cases), part)
             tables[part] = case_table(
                 predictor,
                 cases,
                 scans,
                 frozen.labels,
                 part=part,
-                on_case=lambda *_, n=len(cases), c=counter, p=part: bar.update(next(c), n, p),
+                on_case=lambda *_, count=count: count(),
             )
         overlays = worst_overlays(tables["test"], predictor, frozen, scans)
     threshold = predictor.package.calibration.threshold

@@ -29,7 +29,8 @@ def ingest(source: str, collection: str | None = None) -> VerbResult:
 @step("ingest scans")
 def ingest_scans(source: str, collection: str | None) -> VerbResult:
     """One call into `medml.catalogue.ingest`; the report is written for the operator (0600)."""
-    from medml.catalogue.ingest import IngestConfig, ingest as run_ingest
+    from medml.catalogue.ingest import IngestConfig
+    from medml.catalogue.ingest import ingest as run_ingest
     from medml.catalogue.report import report_path, summary_lines
     from medml.config import validate
     from medml.io.files import Pseudonyms
@@ -44,7 +45,7 @@ def ingest_scans(source: str, collection: str | None) -> VerbResult:
         values["collection"] = collection
     config = validate(values, IngestConfig, name="ingest configuration")
     with progress_bar("ingest") as bar:
-        counter = iter(range(1, 1 << 62))
+        count = bar.counter()
         report = run_ingest(
             [Path(path) for path in request["sources"]],
             home=home,
@@ -52,7 +53,7 @@ def ingest_scans(source: str, collection: str | None) -> VerbResult:
             crosswalk=Crosswalk(home.crosswalk_url),
             pseudonyms=Pseudonyms(home.key_file),
             config=config,
-            on_outcome=lambda outcome: bar.update(next(counter)),
+            on_outcome=lambda outcome: count(),
         )
     return VerbResult(
         verb="ingest",

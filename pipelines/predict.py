@@ -88,7 +88,7 @@ def _run(
         return write_outputs(out, job, prediction, predictor.plan, threshold=threshold)
 
     with progress_bar("predicting") as bar:
-        counter = iter(range(1, 1 << 62))
+        count = bar.counter()
         counts = run_batch(
             join_channels(_found(sources, ignored), len(predictor.plan.channels)),
             done=finished(ledger.rows(meta.batch_id), out, meta.digest),
@@ -96,7 +96,7 @@ def _run(
             predict=lambda job: predictor.predict(job.reading.volume),
             write=write,
             record=lambda row: ledger.record(meta.batch_id, row, lease=lease),
-            on_row=lambda row: bar.update(next(counter)),
+            on_row=lambda row: count(),
             model=f"{meta.model}/{meta.version}",
             model_digest=meta.digest,
         )

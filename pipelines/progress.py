@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from itertools import count
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,11 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 SECONDS_BETWEEN_LINES = 15.0
 
 
-class Bar(Protocol):
+class Bar(ABC):
     """What a stage is handed to report with."""
 
+    @abstractmethod
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """Say how far the work is."""
+
+    def counter(self, total: int | None = None, note: str = "") -> Callable[[], None]:
+        """Return a function that moves the bar by one."""
+        done = count(1)
+        return lambda: self.update(next(done), total, note)
 
 
 @contextmanager
@@ -39,7 +46,7 @@ def progress_bar(title: str) -> Iterator[Bar]:
         yield _Rich(progress, title)
 
 
-class _Rich:
+class _Rich(Bar):
     def __init__(self, progress: Progress, title: str) -> None:
         self._progress = progress
         self._task = progress.add_task(title, total=None, note="")
@@ -48,7 +55,7 @@ class _Rich:
         self._progress.update(self._task, completed=done, total=total, note=note)
 
 
-class _Lines:
+class _Lines(Bar):
     def __init__(self, title: str) -> None:
         self._title = title
         self._last = time.monotonic()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 
-from pipelines.evaluate import evaluate_package
 from pipelines.configs import load_gate
+from pipelines.evaluate import evaluate_package
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
 
@@ -43,7 +43,10 @@ def roll_back(model: str) -> VerbResult:
 
     version = models.rollback(Tracker.of(current_home()), model)
     return VerbResult(
-        verb="promote", ok=True, model=f"{version.name}/{version.version}", notes=(f"@champion is version {version.version} again",)
+        verb="promote",
+        ok=True,
+        model=f"{version.name}/{version.version}",
+        notes=(f"@champion is version {version.version} again",),
     )
 
 

@@ -16,9 +16,9 @@ from medml.records.plan import Plan, TrainingJob
 from medml.records.report import Evaluation
 from pipelines import dataset as dataset_flow
 from pipelines.child import read_epochs, run_training
+from pipelines.configs import load_experiment
 from pipelines.evaluate import evaluate_package
 from pipelines.progress import progress_bar
-from pipelines.configs import load_experiment
 from pipelines.tasks import current_home, device_slot, step
 from pipelines.verb import VerbResult
 
@@ -79,7 +79,7 @@ def open_run(wanted: Experiment, frozen: Dataset, plan: Plan, device: str) -> Pa
     run = home.runs / key
     run.mkdir(parents=True, exist_ok=True)
     write_record(run / "plan.json", plan)
-    write_record(run / "experiment.json", wanted)
+    write_json(run / "experiment.json", wanted.model_dump(mode="json"))
     job = TrainingJob(
         dataset=str(home.datasets / frozen.name / f"{frozen.digest}.json"),
         plan=str(run / "plan.json"),

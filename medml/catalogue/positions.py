@@ -143,7 +143,7 @@ def _require_no_tilt(points: np.ndarray, normal: np.ndarray) -> None:
         raise GeometryError(
             "gantry_tilt",
             f"the slices shift sideways by {np.linalg.norm(sideways):.2f} mm over {run @ normal:.2f} mm "
-            f"({degrees:.2f} degrees, expected at most {TILT_DEGREES}): a tilted gantry; resample it to a straight grid",
+            f"({degrees:.2f} degrees, expected at most {TILT_DEGREES}): a tilted gantry; resample it straight",
         )
 
 
@@ -204,7 +204,7 @@ def _disagreements(headers: Sequence[Header], spacing: float) -> list[Finding]:
         Finding(
             code="spacing_disagrees",
             severity="warning",
-            message=f"slices are {spacing:.2f} mm apart, SpacingBetweenSlices says {stated:.2f} mm; positions are taken",
+            message=f"slices are {spacing:.2f} mm apart, SpacingBetweenSlices says {stated:.2f} mm; positions win",
             numbers={"spacing_mm": spacing, "stated_mm": stated},
             advice="some scanners store the gap there; check that no slices are missing",
         )

@@ -36,8 +36,8 @@ class ClassScores:
     probabilities : ndarray of shape (N, classes)
     names, keys : tuple of str
         Class names, and as they stand in metrics.
-    ranked : tuple of int
-        The classes that are scored against the rest: the positive one (binary), else all.
+    threshold : float
+        "Yes" is at least this probability; None where the likeliest class is taken.
     """
 
     truth: np.ndarray
@@ -49,6 +49,7 @@ class ClassScores:
 
     @property
     def ranked(self) -> tuple[int, ...]:
+        """The classes that are scored against the rest: the positive one of two, else all."""
         return (1,) if self.kind == "binary" else tuple(range(len(self.names)))
 
     @property
@@ -225,7 +226,7 @@ def class_scores(
 
 
 def decided(table: pd.DataFrame, dataset: Dataset, threshold: float | None) -> pd.DataFrame:
-    """Return a table of cases with the decisions (``predicted``, ``correct``) that hold at ``threshold``: two classes."""
+    """Return a table of cases with ``predicted`` and ``correct`` as they hold at ``threshold`` (two classes)."""
     if dataset.task == "segment" or dataset.multi_label or len(dataset.labels) != 2 or "predicted" not in table:
         return table
     done = table["status"] == "done"

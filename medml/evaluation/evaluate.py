@@ -35,9 +35,11 @@ class Predicts(Protocol):
     """What evaluation needs of a predictor: `medml.networks.predictor.Predictor` is one."""
 
     @property
-    def plan(self) -> Plan: ...
+    def plan(self) -> Plan:
+        """The plan that the model was trained by."""
 
-    def predict(self, volume: Volume) -> Prediction: ...
+    def predict(self, volume: Volume) -> Prediction:
+        """Return what the model says about one volume."""
 
 
 def case_table(
@@ -83,7 +85,7 @@ def case_table(
         try:
             result = _score(predictor, case, scans, labels, keys)
             row |= {"status": "done", "reason": ""}
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             # One case must not stop the others; it is counted, named by its id, and shown in every report.
             result = {}
             reason = str(error) if isinstance(error, MedmlError) else f"{type(error).__name__}: {error}"

@@ -39,9 +39,9 @@ class GateConfig(Config):
         Largest share of test cases that could not be scored.
     """
 
-    margins: dict[str, NonNegativeFloat] = {"dice_mean": 0.01, "auroc": 0.02}
-    floors: dict[str, float] = {}
-    subgroup_floors: dict[str, float] = {"dice_mean": 0.5, "auroc": 0.6}
+    margins: dict[str, NonNegativeFloat] = Field({"dice_mean": 0.01, "auroc": 0.02})
+    floors: dict[str, float] = Field({})
+    subgroup_floors: dict[str, float] = Field({"dice_mean": 0.5, "auroc": 0.6})
     subgroup_drop: float = Field(0.05, ge=0)
     min_cases: PositiveInt = 10
     max_failed: float = Field(0.05, ge=0, le=1)

@@ -26,6 +26,7 @@ from medml.records.report import Evaluation
 __all__ = ["read_report", "worst_overlays", "write_report"]
 
 MAX_ROWS = 200
+TASKS = {"segment": "segmentation", "classify": "classification"}
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PLAN_KEYS = (
     "network", "spacing_mm", "size", "patch", "normalisation", "loss", "batch", "epochs", "steps_per_epoch", "minutes",
@@ -74,7 +75,7 @@ def write_report(
         "page.html",
         folder / "report.html",
         title=f"{summary.model} on {summary.dataset}",
-        kicker=f"Evaluation · {summary.split} set · {'segmentation' if evaluation.task == 'segment' else 'classification'}",
+        kicker=f"Evaluation · {summary.split} set · {TASKS[evaluation.task]}",
         lead=headline(evaluation, table),
         facts=facts(evaluation, table, dataset),
         cards=cards(evaluation),
@@ -93,9 +94,8 @@ def read_report(folder: Path) -> Judged:
     for name in ("evaluation.json", "cases.csv"):
         if not (folder / name).is_file():
             raise NotFound(f"{folder}: no {name} there; run the evaluation first")
-    table = pd.read_csv(
-        folder / "cases.csv", keep_default_na=False, na_values=[""], dtype={"case_id": str, "patient": str}
-    )
+    text = {"case_id": str, "patient": str}
+    table = pd.read_csv(folder / "cases.csv", keep_default_na=False, na_values=[""], dtype=text).map(_unquoted)
     return Judged(read_record(folder / "evaluation.json", Evaluation), table)
 
 
@@ -125,7 +125,8 @@ def _sections(
         Section(
             "Subgroups",
             text=[
-                "Does it work equally well for everyone? Small groups are shown too; below ten patients (with the event that a rate is about) there is no interval."
+                "Does it work equally well for everyone? Small groups are shown too, without an interval where fewer "
+                "than ten patients (with the event that a rate is about) count."
             ],
             tables=subgroup_tables(evaluation.subgroups),
             pictures=[charts["subgroups"]] if "subgroups" in charts else [],
@@ -156,8 +157,8 @@ def _worst_section(table: pd.DataFrame, worst: Sequence[Picture]) -> Section:
     text = []
     if worst and worst[0].wide:
         text.append(
-            "Radiological convention: the patient's left is on the right of the picture. Slices run through the largest "
-            "area of the reference; a white frame marks where the other pictures are enlarged."
+            "Radiological convention: the patient's left is on the right of the picture. Slices run through the "
+            "largest area of the reference; a white frame marks where the other pictures are enlarged."
         )
     return Section("Worst cases first", text=text, tables=tables, pictures=worst)
 
@@ -204,3 +205,9 @@ def _quoted(table: pd.DataFrame) -> pd.DataFrame:
     return table.map(
         lambda value: f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
     )
+
+
+def _unquoted(value: object) -> object:
+    """Undo `_quoted` for one cell."""
+    quoted = isinstance(value, str) and value[:1] == "'" and value[1:].startswith(FORMULA_STARTS)
+    return value[1:] if quoted and isinstance(value, str) else value

@@ -36,7 +36,7 @@ def subgroup_table(
         if column in absent:
             continue
         levels = _levels(done[column])
-        for level in dict.fromkeys(levels.sort_values()):
+        for level in sorted(set(levels), key=_order):
             chosen = (levels == level).to_numpy()
             for metric, measure in statistics:
                 rows.append(_row(column, str(level), metric, measure, chosen, draws))
@@ -55,7 +55,7 @@ def _row(
     here, there = measure(chosen), measure(~chosen)
     interval, gap = here.interval(), here.minus(there).interval()
     patients = draws.patients_with(chosen)
-    few = f"too few ({here.events} patients)"
+    few = f"too few (n = {here.events})"
     return Subgroup(
         column=column,
         level=level,
@@ -80,6 +80,11 @@ def _levels(values: pd.Series) -> pd.Series:
         small = counts.index[MAX_LEVELS - 1 :]
         levels = levels.where(~levels.isin(small), f"others ({len(small)} levels)")
     return levels
+
+
+def _order(level: str) -> tuple[bool, bool, str]:
+    """Return a key that puts "<40" before "40-59" and what is not recorded at the end."""
+    return level == UNKNOWN, not level.startswith("<"), level
 
 
 def _level(value: object) -> str:

@@ -141,9 +141,9 @@ def subgroup_tables(subgroups: tuple[Subgroup, ...]) -> list[Table]:
                     group.cases,
                     NAMES.get(group.metric, group.metric),
                     group.value,
-                    _span(group.low, group.high),
+                    _span(group.low, group.high, none="–"),
                     Cell("–" if group.gap is None else f"{group.gap:+.3f}", "warn" if apart else ""),
-                    _span(group.gap_low, group.gap_high, signed=True),
+                    _span(group.gap_low, group.gap_high, signed=True, none="–"),
                     Cell(group.note, "muted"),
                 ]
             )
@@ -185,9 +185,11 @@ def _interval(metrics: Metrics, key: str, digits: int = 3) -> str:
     return _span(metrics.get(f"{key}_low"), metrics.get(f"{key}_high"), digits=digits)
 
 
-def _span(low: float | None, high: float | None, *, signed: bool = False, digits: int = 3) -> str:
+def _span(
+    low: float | None, high: float | None, *, signed: bool = False, digits: int = 3, none: str = "too few"
+) -> str:
     if low is None or high is None:
-        return "too few"
+        return none
     sign = "+" if signed else ""
     return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
 

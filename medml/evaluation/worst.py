@@ -10,6 +10,7 @@ import pandas as pd
 
 from medml.evaluation.classes import decided
 from medml.evaluation.evaluate import Predicts, read_case
+from medml.evaluation.names import label_keys
 from medml.evaluation.summary import scored
 from medml.geometry import spacing_of
 from medml.pages.content import Picture
@@ -18,7 +19,7 @@ from medml.records.dataset import Case, Dataset
 
 
 def worst_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the scored cases, worst first: lowest mean Dice, or the most confident mistakes and then the least sure."""
+    """Return the scored cases, worst first: lowest mean Dice, or confident mistakes and then the least sure."""
     done = scored(table)
     if "dice" in done:
         return done.sort_values(["dice", "case_id"], na_position="last")
@@ -70,8 +71,11 @@ def _draw(
         )
         return Picture(png, _caption(row), f"Worst case {case.case_id}", kind="image", wide=True)
     png = overlay_png(volume.voxels, spacing_mm=spacing, labels=labels, modality=dataset.modality)
-    sure = max(value for column, value in row.items() if column.startswith("prob_"))
-    caption = f"{case.case_id}. Truth: {row['truth'] or 'none'}. Predicted: {row['predicted'] or 'none'} ({sure:.2f})."
+    names = {name: f"prob_{label_keys(labels)[value]}" for value, name in labels.items()}
+    shown = ", ".join(f"{name} {row[column]:.2f}" for name, column in names.items()) if len(names) <= 4 else ""
+    caption = (
+        f"{case.case_id}. Truth: {row['truth'] or 'none'}. Predicted: {row['predicted'] or 'none'}. {shown}".strip()
+    )
     return Picture(png, caption, f"Case {case.case_id}", kind="image", wide=volume.voxels.shape[3] > 1)
 
 

@@ -53,7 +53,9 @@ def _join(parts: list[Candidate]) -> Candidate:
 def _read(parts: list[Candidate]) -> Reading:
     if [part.channel for part in parts] != list(range(len(parts))):
         numbers = [part.channel for part in parts]
-        raise Refusal("missing_channel", f"channels {numbers} were found, expected 0 to {max(numbers)}; add the missing file")
+        raise Refusal(
+            "missing_channel", f"channels {numbers} were found, expected 0 to {max(numbers)}; add the missing file"
+        )
     readings = [part.read() for part in parts]
     volume = stack_channels([reading.volume for reading in readings])
     findings = tuple(finding for reading in readings for finding in reading.findings)

@@ -173,15 +173,16 @@ def read_header(path: Path) -> Header | None:
         status = os.fstat(file.fileno())
         try:
             data, syntax, body = _parse(file)
+            elements = {name: data.get_item(tag) for name, tag in _TAGS.items()}
+            where = _find_pixels(body)
         except Refusal:
             raise
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             # A parser fed with damaged bytes may raise anything; its words may quote the patient, so they stay here.
             raise Refusal(
                 "damaged", f"the DICOM header cannot be parsed ({type(error).__name__}); copy it again"
             ) from None
-        where = _find_pixels(body)
-    return _header(path, status, data, syntax, where)
+    return _header(path, status, elements, syntax, where)
 
 
 def open_body(file: BinaryIO) -> BinaryIO:
@@ -275,9 +276,8 @@ def _find_pixels(body: BinaryIO) -> tuple[int, int | None, int]:
 
 
 def _header(
-    path: Path, status: os.stat_result, data: Dataset, syntax: str, where: tuple[int, int | None, int]
+    path: Path, status: os.stat_result, raw: dict[str, Any], syntax: str, where: tuple[int, int | None, int]
 ) -> Header:
-    raw = {name: data.get_item(tag) for name, tag in _TAGS.items()}
     text = {name: _text(element) for name, element in raw.items() if name not in ("modality_lut",)}
     numbers = {
         name: _numbers(text[name])

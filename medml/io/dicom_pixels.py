@@ -31,11 +31,12 @@ from medml.io.streams import fill
 PLAIN = frozenset(
     map(str, (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian))
 )
-# Measured fastest; any other decoder that pydicom finds is taken where these are not installed.
+# Measured fastest; any other decoder that pydicom finds is taken where these are not installed. For JPEG-LS gdcm:
+# pyjpegls takes half its time on sound frames, but up to 18 s on a damaged one of 512 x 512 (gdcm: 20 ms).
 PREFERRED = {
     str(JPEGBaseline8Bit): "pillow",
-    str(JPEGLSLossless): "pyjpegls",
-    str(JPEGLSNearLossless): "pyjpegls",
+    str(JPEGLSLossless): "gdcm",
+    str(JPEGLSNearLossless): "gdcm",
     str(RLELossless): "pylibjpeg",
 }
 
@@ -166,7 +167,9 @@ def _read_slice(header: Header, target: np.ndarray) -> None:
             if swapped:
                 target.byteswap(inplace=True)
         else:
-            target[...] = _decode(header, file.read(header.pixel_bytes or header.pixel_present), target)
+            target[...] = _decode(
+                header, file.read(min(header.pixel_bytes or header.pixel_present, header.pixel_present)), target
+            )
     _clear_unused_bits(header, target)
     if header.photometric == "MONOCHROME1":
         np.subtract(-1 if header.signed else (1 << header.bits_stored) - 1, target, out=target)
@@ -177,14 +180,7 @@ def _decode(header: Header, data: bytes, target: np.ndarray) -> np.ndarray:
     missing = decoder_missing(header.transfer_syntax)
     if missing:
         raise Refusal("no_decoder", missing)
-    if header.transfer_syntax not in PLAIN:
-        found = frame_size(data)
-        if found is not None and found != (header.rows, header.columns):
-            raise Refusal(
-                "damaged_pixels",
-                f"the compressed frame has {found[0]} rows and {found[1]} columns, the header says "
-                f"{header.rows} and {header.columns}",
-            )
+    _check_frame(header, data)
     decoder = get_decoder(UID(header.transfer_syntax))
     plugin = PREFERRED.get(header.transfer_syntax, "")
     try:
@@ -194,7 +190,7 @@ def _decode(header: Header, data: bytes, target: np.ndarray) -> np.ndarray:
             decoding_plugin=plugin if plugin in decoder.available_plugins else "",
             **_options(header),
         )
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # The codecs raise anything on damaged data; a frame that does not decode costs its series only.
         raise Refusal(
             "damaged_pixels", f"a frame does not decode ({type(error).__name__}); copy the series again"
@@ -202,6 +198,19 @@ def _decode(header: Header, data: bytes, target: np.ndarray) -> np.ndarray:
     if pixels.shape != target.shape:
         raise Refusal("damaged_pixels", f"a frame decodes to the shape {pixels.shape}, expected {target.shape}")
     return pixels
+
+
+def _check_frame(header: Header, data: bytes) -> None:
+    """Refuse a code stream of another size than the header's: a codec takes memory for what the stream declares."""
+    if header.transfer_syntax in PLAIN or header.transfer_syntax == str(RLELossless):
+        return
+    found, expected = frame_size(data), (header.rows, header.columns, header.samples)
+    if found is None:
+        raise Refusal("damaged_pixels", "a compressed frame has no readable size; copy the series again")
+    if found != expected:
+        raise Refusal(
+            "damaged_pixels", f"a compressed frame has (rows, columns, samples) {found}, its header says {expected}"
+        )
 
 
 def _options(header: Header) -> dict[str, Any]:
@@ -219,23 +228,22 @@ def _options(header: Header) -> dict[str, Any]:
     }
 
 
-def frame_size(data: bytes) -> tuple[int, int] | None:
-    """Return rows and columns that the first JPEG, JPEG-LS or JPEG 2000 frame of PixelData declares, if it does.
-
-    A codec takes memory for what the code stream declares, whatever the DICOM header says.
-    """
+def frame_size(data: bytes) -> tuple[int, int, int] | None:
+    """Return rows, columns and samples that the first JPEG, JPEG-LS or JPEG 2000 frame of PixelData declares."""
     frame = _first_fragment(data)
-    if frame[:4] == b"\xff\x4f\xff\x51":
-        columns, rows, left, top = struct.unpack(">4I", frame[8:24].ljust(16, b"\0"))
-        return rows - top, columns - left
-    if frame[:2] != b"\xff\xd8":
-        return None
+    codestream = frame.find(b"\xff\x4f\xff\x51", 0, 1024)
+    if codestream == 0 or frame[4:8] == b"jP  ":
+        siz = frame[codestream + 8 : codestream + 42]
+        if codestream < 0 or len(siz) < 34:
+            return None
+        columns, rows, left, top = struct.unpack(">4I", siz[:16])
+        return rows - top, columns - left, int.from_bytes(siz[32:34], "big")
     at = 2
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
+    while frame[:2] == b"\xff\xd8" and at + 10 <= len(frame) and frame[at] == 0xFF:
         marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = struct.unpack(">HH", frame[at + 5 : at + 9])
-            return rows, columns
+            rows, columns, samples = struct.unpack(">HHB", frame[at + 5 : at + 10])
+            return rows, columns, samples
         at += 2 + length
     return None
 

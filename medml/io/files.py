@@ -287,11 +287,11 @@ def _canonical_type(voxels: np.ndarray) -> str:
         return "<i2"
     if voxels.dtype.kind in "iu":
         least, most = int(voxels.min()), int(voxels.max())
-        if -(2**15) <= least and most < 2**15:
+        if least >= -(2**15) and most < 2**15:
             return "<i2"
         return "<f4" if max(-least, most) <= 2**24 or _all_equal(voxels, np.float32) else "<f8"
     low, high = float(voxels.min()), float(voxels.max())
-    if -(2**15) <= low and high < 2**15 and _all_equal(voxels, np.int16):
+    if low >= -(2**15) and high < 2**15 and _all_equal(voxels, np.int16):
         return "<i2"
     return "<f4" if voxels.dtype.itemsize <= 4 or _all_equal(voxels, np.float32) else "<f8"
 
@@ -329,6 +329,7 @@ def _abandoned(entry: os.DirEntry[str]) -> bool:
 
 @contextmanager
 def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, while ``path`` is being written, into a message with the free space."""
     try:
         yield
     except OSError as error:
@@ -336,5 +337,6 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(path.parent).free
         raise MedmlError(
-            f"{path.name}: the disk is full ({free} bytes free); nothing was left half written, free space and run again"
+            f"{path.name}: the disk is full ({free} bytes free); nothing was left half written, "
+            "free space and run again"
         ) from error

@@ -43,7 +43,8 @@ class Limits:
         if decoded > self.ratio_above and decoded > self.ratio * stored_bytes:
             raise Refusal(
                 "compression_bomb",
-                f"{stored_bytes} bytes decode to {decoded}: more than {self.ratio} to 1; store it uncompressed if it is real",
+                f"{stored_bytes} bytes decode to {decoded}: more than {self.ratio} to 1; "
+                "store it uncompressed if it is real",
             )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,8 +145,18 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        OSError,
+    ) as error:
         raise Refusal("damaged", f"no readable .npz archive ({error}); copy it again") from None
+    except UnicodeDecodeError:
+        raise Refusal("damaged", "no readable .npz archive (a damaged member name); copy it again") from None
 
 
 def _member(archive: zipfile.ZipFile, name: str, limits: Limits) -> Member:

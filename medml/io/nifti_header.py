@@ -51,6 +51,7 @@ class NiftiHeader:
 
 
 def parse_header(file: BinaryIO) -> NiftiHeader:
+    """Parse and check the header at the beginning of a NIfTI file, compressed or not."""
     block = read_head(file, 540)
     try:
         if Nifti1Header.may_contain_header(block):
@@ -63,7 +64,7 @@ def parse_header(file: BinaryIO) -> NiftiHeader:
         slope, intercept = (1.0, 0.0) if header.get_slope_inter()[0] is None else header.get_slope_inter()
         affine, findings = _affine(header, shape)
         dtype = header.get_data_dtype()
-    except (HeaderDataError, ValueError, OverflowError) as error:
+    except (HeaderDataError, ValueError, OverflowError, KeyError) as error:
         raise Refusal("damaged_header", f"the NIfTI header is damaged: {error}") from None
     offset = float(header["vox_offset"])
     if not math.isfinite(offset) or offset < 0:
@@ -115,7 +116,7 @@ def _affine(header: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple
             Finding(
                 code="no_orientation",
                 severity="warning",
-                message="neither sform nor qform is set: the axes are taken as left, anterior, superior, size from pixdim",
+                message="neither sform nor qform is set: axes are taken as left, anterior, superior, sizes from pixdim",
                 advice="check left and right against the source, or convert the file again",
             )
         )

@@ -36,17 +36,20 @@ def decoded(file: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def is_gzip(file: BinaryIO) -> bool:
+    """Say whether a file begins as gzip does; it is left standing anywhere."""
     file.seek(0)
     return file.read(2) == GZIP_MAGIC
 
 
 def read_head(file: BinaryIO, size: int) -> bytes:
+    """Return the first ``size`` bytes, decompressed; fewer if there are no more."""
     with decoded(file) as stream:
         buffer = bytearray(size)
         return bytes(buffer[: fill(stream, memoryview(buffer))])
 
 
 def skip(stream: BinaryIO, size: int) -> None:
+    """Read over what stands before the voxels."""
     if size > CHUNK_BYTES * 16:
         raise Refusal("damaged_header", f"the voxels are said to begin at byte {size}; expected them near the header")
     fill(stream, memoryview(bytearray(size)))

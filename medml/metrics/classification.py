@@ -31,27 +31,33 @@ class Decisions:
 
     @property
     def sensitivity(self) -> np.ndarray:
+        """Share of the positives that are found."""
         return _ratio(self.tp, self.tp + self.fn)
 
     @property
     def specificity(self) -> np.ndarray:
+        """Share of the negatives that are left alone."""
         return _ratio(self.tn, self.tn + self.fp)
 
     @property
     def precision(self) -> np.ndarray:
+        """Share of the positive calls that are right."""
         return _ratio(self.tp, self.tp + self.fp)
 
     @property
     def accuracy(self) -> np.ndarray:
+        """Share of all decisions that are right."""
         return _ratio(self.tp + self.tn, self.tp + self.fp + self.tn + self.fn)
 
     @property
     def balanced_accuracy(self) -> np.ndarray:
+        """Mean of sensitivity and specificity."""
         balanced: np.ndarray = (self.sensitivity + self.specificity) / 2
         return balanced
 
     @property
     def f1(self) -> np.ndarray:
+        """Harmonic mean of precision and sensitivity."""
         return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property

@@ -29,6 +29,7 @@ class Interval:
 
     @property
     def too_few(self) -> bool:
+        """Whether there were too few patients for an interval."""
         return not (np.isfinite(self.low) and np.isfinite(self.high))
 
 

@@ -18,6 +18,7 @@ class VisionTransformer(ViT):
     """MONAI's ViT, whose forward returns the class scores alone; its state dict is that of `ViT`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return scores (B, L) of images (B, C, ...)."""
         scores: torch.Tensor = super().forward(x)[0]  # type: ignore[no-untyped-call]
         return scores
 
@@ -54,7 +55,7 @@ def _vit(plan: Plan) -> dict[str, Any]:
         "in_channels": inputs["in_channels"],
         "num_classes": inputs["out_channels"],
         "img_size": shape,
-        "patch_size": tuple(_patch(length) for length in shape),
+        "patch_size": tuple(_patch(length, most=14 if plan.dims == 2 else 8) for length in shape),
         "classification": True,
         "post_activation": "none",
         "hidden_size": 192,
@@ -64,9 +65,9 @@ def _vit(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _patch(length: int) -> int:
-    """Return the smallest divisor of ``length`` that cuts it into at most 14 pieces."""
-    return next(size for size in range(1, length + 1) if length % size == 0 and length // size <= 14)
+def _patch(length: int, *, most: int) -> int:
+    """Return the smallest divisor of ``length`` that cuts it into at most ``most`` pieces."""
+    return next(size for size in range(1, length + 1) if length % size == 0 and length // size <= most)
 
 
 RESNET_OPTIONS = ("conv1_t_size", "conv1_t_stride", "no_max_pool", "shortcut_type", "widen_factor", "norm")

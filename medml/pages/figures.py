@@ -111,7 +111,7 @@ def strips(values: Mapping[str, Sequence[float]], *, label: str, limits: tuple[f
     spread = np.random.default_rng(0)
     with styled():
         figure, axes = _chart(max(WIDTH, 1.0 + 0.9 * len(groups)), 3.7)
-        for place, (name, found) in enumerate(groups.items()):
+        for place, found in enumerate(groups.values()):
             colour = COLOURS[place % len(COLOURS)]
             if found.size:
                 axes.boxplot(
@@ -186,7 +186,8 @@ def learning_curves(steps: Sequence[int], metrics: Mapping[str, Sequence[float]]
                 axes.axvline(best, color=SOFT, linewidth=0.9, linestyle="--", label=f"kept: epoch {best}")
             axes.set_title(title)
             axes.set_xlabel("Epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlim(min(steps) - 0.5, max(steps) + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.legend(loc="best")
         return to_png(figure)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from medml.pages.content import Cell, Value, show
 
@@ -36,7 +35,7 @@ def render(template_name: str, path: Path, *, mode: int = 0o644, **values: Any) 
     """
     css = _stylesheet()
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    html = _environment().get_template(template_name).render(css=Markup(css), css_digest=digest, **values)
+    html = _environment().get_template(template_name).render(css=css, css_digest=digest, **values)
     _write_atomic(path, html.encode(), mode)
     return path
 

@@ -96,6 +96,9 @@ def register(tracker: Tracker, run_id: str, name: str, package: Path, evaluation
             model_id=model_id,
             description=_headline(evaluation),
         )
+    # MLflow's model page reads its versions from this tag.
+    shown = json.dumps([{"name": name, "version": str(version.version)}])
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": shown})
     return _with_alias(tracker, name, str(version.version))
 
 
@@ -294,9 +297,11 @@ def _link_metrics(tracker: Tracker, run_id: str, model_id: str, evaluation: Eval
     """Show the run's test figures on the model's page too."""
     from mlflow.entities import Metric
 
+    inputs = tracker.client.get_run(run_id).inputs.dataset_inputs
+    data = {"dataset_name": inputs[0].dataset.name, "dataset_digest": inputs[0].dataset.digest} if inputs else {}
     keys = [f"test_{key}" for key, value in evaluation.summary.metrics.items() if value is not None]
     linked = [
-        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id)
+        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id, **data)
         for key in keys
         for m in tracker.client.get_metric_history(run_id, key)[-1:]
     ]

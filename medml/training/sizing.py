@@ -119,7 +119,7 @@ def work_of(plan: Plan) -> float:
     shape = plan.patch if plan.task == "segment" else plan.size
     with torch.device("meta"):
         image = torch.empty(1, len(plan.channels), *(shape or ()))
-    network = build_network(plan).to("meta").eval()
+        network = build_network(plan).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run_network(network, image, plan)
     return float(counter.get_total_flops())

@@ -121,6 +121,7 @@ def test_cells_that_a_spreadsheet_would_run_are_quoted(segment_report: Any, segm
     text = (tmp_path / "again" / "cases.csv").read_text(encoding="utf-8")
     assert "'=HYPERLINK(1)" in text
     assert ",=HYPERLINK" not in text
+    assert set(read_report(tmp_path / "again").table["scanner"]) == {"=HYPERLINK(1)"}
 
 
 def test_a_classifier_report_decides_at_the_threshold(class_bench: Any, make_model: Any, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_every_subgroup_is_shown_and_small_ones_without_interval(segment_bench: 
     assert (women.gap_low, women.gap_high) == pytest.approx((0.2, 0.2))
     few = groups["scanner", "B"]
     assert (few.low, few.high) == (None, None)
-    assert few.note == "too few (2 patients)"
+    assert few.note == "too few (n = 2)"
     assert few.value == pytest.approx(0.8)
     assert any("not audited: site" in note for note in evaluation.notes)
 
@@ -188,6 +188,13 @@ def test_many_levels_are_put_together(segment_bench: Any) -> None:
     levels = [g.level for g in summarise(table, segment_bench.dataset, "m", "test").subgroups if g.column == "scanner"]
     assert len(levels) == 12
     assert "others (9 levels)" in levels
+
+
+def test_levels_stand_in_the_order_a_reader_expects(segment_bench: Any) -> None:
+    table = segment_table([0.9, 0.7] * 15)
+    table["scanner"] = ["80+", "<40", None, "40-59", "60-79"] * 6
+    levels = [g.level for g in summarise(table, segment_bench.dataset, "m", "test").subgroups if g.column == "scanner"]
+    assert levels == ["<40", "40-59", "60-79", "80+", "not recorded"]
 
 
 def test_same_table_same_summary(class_bench: Any, make_model: Any) -> None:

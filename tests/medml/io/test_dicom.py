@@ -83,12 +83,21 @@ def test_what_is_not_dicom_is_none(tmp_path: Path) -> None:
 
 def test_a_damaged_header_is_refused_without_its_words(tmp_path: Path) -> None:
     path = write_series(tmp_path, 1)[0]
-    path.write_bytes(path.read_bytes()[:150] + b"\xff" * 500)
-    with pytest.raises(Refusal, match="cannot be parsed|") as refusal:
-        header = read_header(path)
-        assert header is not None
-        read_series([header])
-    assert "Doe" not in str(refusal.value)
+    whole = path.read_bytes()
+    end = 144 + int.from_bytes(whole[140:144], "little")
+    sequence = b"\x08\x00\x40\x11SQ\x00\x00\xff\xff\xff\xff" + b"PID7" * 9
+    path.write_bytes(whole[:end] + sequence + whole[end:])
+    with pytest.raises(Refusal, match="the DICOM header cannot be parsed") as refusal:
+        read_header(path)
+    assert "PID7" not in str(refusal.value)
+
+
+def test_a_frame_without_a_size_is_refused(tmp_path: Path) -> None:
+    path = compressed(tmp_path, JPEGLSLossless)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\xff\xd8\xff\xf7", b"\xff\xd8\xff\x00"))
+    with pytest.raises(Refusal, match="a compressed frame has no readable size"):
+        read_series(headers_of([path]))
 
 
 def test_each_file_gives_a_header_or_an_outcome(tmp_path: Path) -> None:
@@ -315,7 +324,9 @@ def test_a_frame_larger_than_its_header_is_refused_before_it_is_decoded(tmp_path
     at = data.rindex(b"\xff\xf7" if syntax == JPEGLSLossless else b"\xff\x51")
     at = data.index(size, at)
     path.write_bytes(data[: at + len(size) - 2] + b"\x7f\xff" + data[at + len(size) :])
-    with pytest.raises(Refusal, match="columns, the header says 32 and 32"):
+    with pytest.raises(
+        Refusal, match=r"a compressed frame has \(rows, columns, samples\) .*, its header says \(32, 32, 1\)"
+    ):
         read_series(headers_of([path]))
 
 

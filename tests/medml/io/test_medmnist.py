@@ -177,7 +177,7 @@ def test_damage_is_refused(tmp_path: Path) -> None:
     path = grey(tmp_path / "a.npz")
     data = path.read_bytes()
     (tmp_path / "cut.npz").write_bytes(data[:-30])
-    with pytest.raises(Refusal, match="no readable .npz archive"):
+    with pytest.raises(Refusal, match=r"no readable \.npz archive"):
         open_medmnist(tmp_path / "cut.npz")
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as file:
         file.writestr("train_images.npy", b"not an array")

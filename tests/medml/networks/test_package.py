@@ -125,7 +125,7 @@ def test_a_changed_file_is_refused_with_both_digests(folder: Path, path: str) ->
 
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "calibration.json").unlink()
-    with pytest.raises(NotFound, match="not a whole model package, calibration.json is missing"):
+    with pytest.raises(NotFound, match=r"not a whole model package, calibration.json is missing"):
         load_package(folder)
 
 

@@ -130,7 +130,7 @@ def test_every_combination_gives_a_picture(shape: tuple[int, ...], given: str) -
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     organ = np.zeros(shape[-3:], np.uint8)
     organ[3:6, 4:9] = 1
-    parts = {name: organ for name in given.split()}
+    parts = dict.fromkeys(given.split(), organ)
     png = overlay_png(image, parts.get("mask"), parts.get("reference"), spacing_mm=None, labels=LABELS, title=ODD)
     assert png.startswith(b"\x89PNG")
 

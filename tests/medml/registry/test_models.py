@@ -102,6 +102,7 @@ def test_the_mlflow_model_is_loaded_from_code_and_names_no_machine(tracker: Trac
     logged = tracker.client.get_logged_model(version.tags["model_id"])
     assert {metric.key: metric.value for metric in logged.metrics} == {"test_dice_mean": 0.9}
     assert logged.tags["mlflow.user"] == "medml"
+    assert logged.tags["mlflow.modelVersions"] == '[{"name": "pyfunc", "version": "1"}]'
 
 
 def test_an_unknown_model_lists_the_registered_ones(tracker: Tracker, package: Path) -> None:

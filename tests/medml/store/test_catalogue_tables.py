@@ -63,7 +63,7 @@ def test_annotation_of_an_unknown_scan_stops_the_whole_transaction(
     database: Database, make_scan: MakeScan, make_annotation: MakeAnnotation
 ) -> None:
     catalogue = Catalogue(database)
-    with pytest.raises(Exception, match="(?i)foreign key"):
+    with pytest.raises(Exception, match=r"(?i)foreign key"):
         catalogue.add([make_scan(1)], [make_annotation(make_scan(2))])
     assert catalogue.scans() == []
 

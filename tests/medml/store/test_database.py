@@ -76,10 +76,13 @@ def test_second_opening_needs_no_migration(url: str) -> None:
 
 
 def test_failed_transaction_leaves_nothing(database: Database) -> None:
-    insert = text("INSERT INTO collections (name, licence, consent, added) VALUES ('a', '', '', '')")
-    with pytest.raises(RuntimeError, match="stop"), database.transaction() as connection:
-        connection.execute(insert)
-        raise RuntimeError("stop")
+    def insert_and_stop() -> None:
+        with database.transaction() as connection:
+            connection.execute(text("INSERT INTO collections (name, licence, consent, added) VALUES ('a', '', '', '')"))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        insert_and_stop()
     with database.reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM collections")).scalar() == 0
 
@@ -155,7 +158,7 @@ def test_database_of_a_newer_release_is_refused(any_url: str) -> None:
 
 def test_damaged_file_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "catalogue.db").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(MedmlError, match="is damaged .* restore it from a backup"):
+    with pytest.raises(MedmlError, match=r"is damaged .* restore it from a backup"):
         open_database(f"sqlite:///{tmp_path / 'catalogue.db'}")
 
 

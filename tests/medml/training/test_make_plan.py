@@ -64,9 +64,9 @@ def fingerprint(
     )
 
 
-def plan(found: Fingerprint, data: Dataset, *, minutes: float = 20, **overrides: Any) -> Plan:
+def plan(found: Fingerprint, data: Dataset, *, budget: float = 20, **overrides: Any) -> Plan:
     experiment = Experiment(
-        name="x", task=data.task, dataset={"name": "x"}, budget={"minutes": minutes}, plan=overrides
+        name="x", task=data.task, dataset={"name": "x"}, budget={"minutes": budget}, plan=overrides
     )
     return make_plan(found, data, experiment, device="cpu")
 
@@ -111,19 +111,19 @@ def test_thick_slices_take_the_tenth_percentile_along_them() -> None:
 
 
 def test_a_network_is_as_large_as_its_minutes_allow() -> None:
-    options = [plan(SMALL_PICTURE, dataset("classify", BINARY), minutes=m).network_options for m in (0.1, 500)]
+    options = [plan(SMALL_PICTURE, dataset("classify", BINARY), budget=m).network_options for m in (0.1, 500)]
     assert [choice["widen_factor"] for choice in options] == [0.25, 1.0]
-    made = plan(SMALL_VOLUME, dataset("segment", ORGANS), minutes=10_000)
+    made = plan(SMALL_VOLUME, dataset("segment", ORGANS), budget=10_000)
     assert made.network == "dynunet"
 
 
 def test_few_cases_get_no_wide_network() -> None:
     found = SMALL_PICTURE.model_copy(update={"cases": 40})
-    assert plan(found, dataset("classify", BINARY), minutes=500).network_options["widen_factor"] == 0.5
+    assert plan(found, dataset("classify", BINARY), budget=500).network_options["widen_factor"] == 0.5
 
 
 def test_a_short_budget_takes_smaller_batches_for_more_steps() -> None:
-    short, long = (plan(SMALL_VOLUME, dataset("segment", ORGANS), minutes=minutes) for minutes in (1, 60))
+    short, long = (plan(SMALL_VOLUME, dataset("segment", ORGANS), budget=minutes) for minutes in (1, 60))
     assert short.batch < long.batch == 8
 
 

@@ -1,0 +1,58 @@
+"""The examples in configs/ are true: each file is read by the model that the program reads it with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medml.catalogue.config import IngestConfig
+from medml.config import load_config
+from medml.evaluation.gate import GateConfig
+from medml.records.experiment import Experiment
+from pipelines.requests import SourcesConfig
+from pipelines.schedules import SchedulesConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SCHEMAS = {
+    "ingest": IngestConfig,
+    "training": Experiment,
+    "gates": GateConfig,
+    "schedules.yaml": SchedulesConfig,
+    "sources.yaml": SourcesConfig,
+}
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def named(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_every_example_is_valid(path: Path) -> None:
+    load_config(path, SCHEMAS[path.relative_to(CONFIGS).parts[0]])
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "training").glob("*.yaml")), ids=named)
+def test_an_experiment_names_what_its_file_is_named(path: Path) -> None:
+    experiment = load_config(path, Experiment)
+    assert experiment.name == path.stem
+    assert (CONFIGS / "gates" / f"{experiment.gate}.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "schema"), [("ingest/default.yaml", IngestConfig), ("gates/default.yaml", GateConfig)]
+)
+def test_the_default_example_shows_every_key_with_its_default(
+    file: str, schema: type[IngestConfig] | type[GateConfig]
+) -> None:
+    assert load_config(CONFIGS / file, schema) == schema()
+    assert set(yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8"))) == set(schema.model_fields)
+
+
+def test_schedules_name_flows_that_exist_and_sources_that_are_known() -> None:
+    known = {"inbox", *load_config(CONFIGS / "sources.yaml", SourcesConfig).sources}
+    for schedule in load_config(CONFIGS / "schedules.yaml", SchedulesConfig).schedules:
+        assert (CONFIGS.parent / "pipelines" / f"{schedule.flow}.py").is_file()
+        assert schedule.parameters.get("source", "inbox") in known
