@@ -94,8 +94,8 @@ def evaluate_package(
                 part=part,
                 on_case=lambda *_, count=count: count(),
             )
-        overlays = worst_overlays(tables["test"], predictor, frozen, scans)
-    threshold = predictor.package.calibration.threshold
+        threshold = predictor.package.calibration.threshold
+        overlays = worst_overlays(tables["test"], predictor, frozen, scans, threshold=threshold)
     validation = summarise(tables["validation"], frozen, model, "validation", threshold=threshold)
     evaluation = summarise(tables["test"], frozen, model, "test", threshold=threshold)
     write_report(

@@ -237,7 +237,8 @@ def _common_channels(found: Sequence[_Candidate]) -> tuple[str, ...]:
     if len(numbers) > 1:
         listed = ", ".join(f"{count} with {number}" for number, count in sorted(numbers.items()))
         raise ConfigError(
-            f"cases differ in their number of channels: found {listed}, expected one number; select the scans of one kind"
+            f"cases differ in their number of channels: found {listed}, expected one number; "
+            "select the scans of one kind"
         )
     if len(names) > 1 and len(next(iter(names))) > 1:
         listed = "; ".join(f"{count} with {', '.join(channels)}" for channels, count in sorted(names.items()))

@@ -28,13 +28,13 @@ def digest_of_test(dataset: Dataset) -> str:
 
 
 def verify(dataset: Dataset) -> None:
-    """Raise `MedmlError` unless a dataset is what its digests say, and its test set and folds hold listed cases only."""
+    """Raise `MedmlError` unless a dataset is what its digests say and its test set and folds hold only listed cases."""
     stray = {case_id for part in (dataset.test, *dataset.folds) for case_id in part}
     stray -= {case.case_id for case in dataset.cases}
     if stray:
         raise MedmlError(
-            f"dataset {dataset.name}: {len(stray)} cases of its test set or folds are not listed; the file was changed, "
-            "restore it from a backup"
+            f"dataset {dataset.name}: {len(stray)} cases of its test set or folds are not listed; "
+            "the file was changed, restore it from a backup"
         )
     for what, stored, found in (
         ("digest", dataset.digest, digest_of(dataset)),
@@ -42,8 +42,8 @@ def verify(dataset: Dataset) -> None:
     ):
         if stored != found:
             raise MedmlError(
-                f"dataset {dataset.name}: its {what} is {stored[:12]}, its cases give {found[:12]}; the file was changed, "
-                "restore it from a backup"
+                f"dataset {dataset.name}: its {what} is {stored[:12]}, its cases give {found[:12]}; "
+                "the file was changed, restore it from a backup"
             )
 
 

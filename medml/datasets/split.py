@@ -136,7 +136,7 @@ def units_of(cases: Iterable[Case]) -> list[Unit]:
 
 
 def shuffled(units: Sequence[Unit], generator: np.random.Generator) -> list[Unit]:
-    """Shuffle units inside their strata; strata stand by class, then by smallest key, for names differ between homes."""
+    """Shuffle units inside their strata; strata stand by class, then by smallest key: names differ by home."""
     strata: dict[tuple[str, ...], list[Unit]] = {}
     for unit in sorted(units, key=lambda unit: unit.key):
         strata.setdefault(unit.stratum, []).append(unit)

@@ -92,12 +92,11 @@ class Dataset(Record):
     def cases_of(self, part: Literal["train", "validation", "test"], *, fold: int = 0) -> tuple[Case, ...]:
         """Return the cases of one part, in manifest order."""
         test, validation = set(self.test), set(self.folds[fold])
-        wanted = {
-            "test": lambda case_id: case_id in test,
-            "validation": lambda case_id: case_id in validation,
-            "train": lambda case_id: case_id not in test and case_id not in validation,
-        }[part]
-        return tuple(case for case in self.cases if wanted(case.case_id))
+        if part == "train":
+            held = test | validation
+            return tuple(case for case in self.cases if case.case_id not in held)
+        wanted = test if part == "test" else validation
+        return tuple(case for case in self.cases if case.case_id in wanted)
 
 
 def assert_no_leakage(dataset: Dataset) -> None:

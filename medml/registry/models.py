@@ -297,8 +297,9 @@ def _link_metrics(tracker: Tracker, run_id: str, model_id: str, evaluation: Eval
     """Show the run's test figures on the model's page too."""
     from mlflow.entities import Metric
 
-    inputs = tracker.client.get_run(run_id).inputs.dataset_inputs
-    data = {"dataset_name": inputs[0].dataset.name, "dataset_digest": inputs[0].dataset.digest} if inputs else {}
+    inputs = tracker.client.get_run(run_id).inputs
+    shown = inputs.dataset_inputs[0].dataset if inputs and inputs.dataset_inputs else None
+    data = {"dataset_name": shown.name, "dataset_digest": shown.digest} if shown else {}
     keys = [f"test_{key}" for key, value in evaluation.summary.metrics.items() if value is not None]
     linked = [
         Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id, **data)

@@ -31,7 +31,6 @@ NEUTRAL_TAGS = {
     "mlflow.source.name": "medml",
     "mlflow.source.type": "LOCAL",
 }
-TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # runs and models first, no chat traces
 BATCH = 100
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -114,7 +113,7 @@ class Tracker:
         if found is None:
             location = None if self.tracking_uri.startswith("http") else _place(self.artifact_root, name)
             try:
-                return str(self.client.create_experiment(name, artifact_location=location, tags=TRAINING_VIEW))
+                return str(self.client.create_experiment(name, artifact_location=location))
             except MlflowException:
                 # Another process made it meanwhile.
                 found = self.client.get_experiment_by_name(name)

@@ -95,8 +95,8 @@ def check_lease(connection: Connection, lease: Lease) -> None:
         found = "nobody" if row is None or not row["owner"] else row["owner"]
         token = 0 if row is None else row["token"]
         raise LeaseLost(
-            f"lease {lease.name}: token {lease.token} of {lease.owner} is no longer valid, {found} holds token {token}; "
-            "the owner was silent for too long, so its work is done again by the new one"
+            f"lease {lease.name}: token {lease.token} of {lease.owner} is no longer valid, {found} holds token {token};"
+            " the owner was silent for too long, so its work is done again by the new one"
         )
 
 

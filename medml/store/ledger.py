@@ -77,9 +77,14 @@ class Ledger:
     def counts(self, batch_id: str) -> dict[Status, int]:
         """Return how many rows of a batch have each status that occurs."""
         table = tables.ledger
-        query = select(table.c.status, func.count()).where(table.c.batch_id == batch_id).group_by(table.c.status)
+        query = (
+            select(table.c.status, func.count().label("rows"))
+            .where(table.c.batch_id == batch_id)
+            .group_by(table.c.status)
+        )
         with self.database.reading() as connection:
-            return {status: count for status, count in connection.execute(query.order_by(table.c.status))}
+            rows = connection.execute(query.order_by(table.c.status))
+            return {row.status: row.rows for row in rows}
 
     def record(self, batch_id: str, row: LedgerRow, *, lease: Lease | None = None) -> None:
         """Store the row of one scan, in place of an earlier one of the same source (or scan id, without a source).

@@ -110,7 +110,7 @@ def test_one_value_with_two_names_is_refused(make_scan: MakeScan, make_mask: Ann
 def test_collections_with_different_labels_are_refused(make_scan: MakeScan, make_mask: Annotate) -> None:
     a, b = make_scan("a"), make_scan("b", collection="other")
     masks = [make_mask(a), make_mask(b, labels={0: "background", 1: "organ", 2: "lesion"})]
-    with pytest.raises(ConfigError, match="different labels .demo: 0 background, 1 organ; other: .* 2 lesion"):
+    with pytest.raises(ConfigError, match=r"different labels .demo: 0 background, 1 organ; other: .* 2 lesion"):
         gather_cases([a, b], masks, "segment")
 
 
@@ -169,7 +169,7 @@ def test_class_without_a_name_is_refused(make_scan: MakeScan, make_class: Annota
 
 def test_one_class_alone_is_refused(make_scan: MakeScan, make_class: Annotate) -> None:
     a, b = make_scan("a"), make_scan("b")
-    with pytest.raises(ConfigError, match="all 2 cases have the class 'malignant'; .* at least two classes"):
+    with pytest.raises(ConfigError, match=r"all 2 cases have the class 'malignant'; .* at least two classes"):
         gather_cases([a, b], [make_class(a, 1), make_class(b, 1)], "classify")
 
 
@@ -180,8 +180,19 @@ def test_selection_without_labels_is_refused_with_counts(make_scan: MakeScan) ->
 
 @pytest.mark.parametrize(
     ("age", "band"),
-    [(0, "<40"), (39.9, "<40"), (40, "40-59"), ("59", "40-59"), (60, "60-79"), (80, "80+"), (104, "80+")]
-    + [(None, None), ("old", None), (-1, None), (float("nan"), None)],
+    [
+        (0, "<40"),
+        (39.9, "<40"),
+        (40, "40-59"),
+        ("59", "40-59"),
+        (60, "60-79"),
+        (80, "80+"),
+        (104, "80+"),
+        (None, None),
+        ("old", None),
+        (-1, None),
+        (float("nan"), None),
+    ],
 )
 def test_age_bands(age: float | str | None, band: str | None) -> None:
     assert age_band(age) == band

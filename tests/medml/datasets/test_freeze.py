@@ -256,7 +256,7 @@ def test_other_task_or_split_under_the_same_name_is_refused(
 ) -> None:
     add_classified(range(10))
     freeze(_choice(), "classify", catalogue, home)
-    with pytest.raises(ConfigError, match="demo is frozen with task: classify, found task: segment; .* another name"):
+    with pytest.raises(ConfigError, match=r"demo is frozen with task: classify, found task: segment; .* another name"):
         freeze(_choice(), "segment", catalogue, home)
     with pytest.raises(ConfigError, match="demo is frozen with split: patient, found split: official"):
         freeze(_choice(split="official"), "classify", catalogue, home)
@@ -281,7 +281,7 @@ def test_other_labels_need_another_name(
     freeze(_choice(), "classify", catalogue, home)
     scan = make_scan("new")
     catalogue.add([scan], [make_class(scan, 2, labels={2: "unclear"})])
-    with pytest.raises(ConfigError, match="its labels were .*malignant.*, found .*unclear.* another name"):
+    with pytest.raises(ConfigError, match=r"its labels were .*malignant.*, found .*unclear.* another name"):
         freeze(_choice(), "classify", catalogue, home, refresh=True)
 
 

@@ -167,3 +167,8 @@ def write_job(tmp_path: Path) -> Callable[..., Path]:
         return folder / "job.json"
 
     return write
+
+
+@pytest.fixture(name="make_case")
+def make_case_fixture() -> Callable[..., Case]:
+    return make_case

@@ -1,0 +1,181 @@
+"""Preprocessing once, proved before use; batches that follow from (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medml.errors import MedmlError
+from medml.io.scans import read_image, read_mask
+from medml.records.plan import Normalisation
+from medml.training import cache
+from medml.training.batches import Batches, class_targets, cut
+from medml.training.cache import open_store, preprocessing_digest
+from medml.transforms.preprocessing import preprocess
+
+
+def opened(phantoms: Any, **changes: Any) -> cache.Store:
+    plan = phantoms.plan.model_copy(update=changes)
+    return open_store(phantoms.dataset.cases, plan, scans=phantoms.home.scans, cache=phantoms.home.cache)
+
+
+def test_the_store_holds_what_inference_would_see(blocks: Any) -> None:
+    store, case = opened(blocks), blocks.dataset.cases[4]
+    expected = preprocess(read_image(blocks.home.scans, case.case_id), blocks.plan).voxels
+    assert np.array_equal(store.image(case.case_id), expected)
+    mask = read_mask(blocks.home.scans, case.case_id).voxels[0]
+    assert np.array_equal(store.mask(case.case_id), mask)
+    points = store.points(case.case_id)
+    assert len(points) == mask.sum() == 75
+    assert all(mask[tuple(point[1:])] == point[0] for point in points)
+
+
+def test_a_second_opening_reads_nothing_and_another_plan_shares_the_arrays(
+    blocks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(blocks)
+    monkeypatch.setattr(cache, "_prepare", lambda *_: pytest.fail("preprocessed again"))
+    opened(blocks, batch=7, learning_rate=1.0)
+
+
+def test_plans_that_preprocess_differently_have_arrays_of_their_own(blocks: Any) -> None:
+    other = blocks.plan.model_copy(update={"normalisation": (Normalisation(kind="range", high=9.0),)})
+    assert preprocessing_digest(other) != preprocessing_digest(blocks.plan)
+    assert preprocessing_digest(blocks.plan.model_copy(update={"epochs": 9})) == preprocessing_digest(blocks.plan)
+
+
+@pytest.mark.parametrize("kind", ["image.npy", "mask.npy", "points.npy", "json"])
+def test_a_damaged_file_is_made_again(blocks: Any, kind: str) -> None:
+    case = blocks.dataset.cases[2].case_id
+    before = np.array(opened(blocks).image(case))
+    path = next(blocks.home.cache.rglob(f"000002.{kind}"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3] + b"bad")
+    assert np.array_equal(opened(blocks).image(case), before)
+    assert path.read_bytes() == whole
+
+
+def test_many_cases_share_a_chunk(pictures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CASES_PER_CHUNK", 5)
+    store = opened(pictures)
+    assert len(list(pictures.home.cache.rglob("*.image.npy"))) == 3
+    assert store.image(pictures.dataset.cases[11].case_id).shape == (1, 12, 12, 8)
+
+
+def test_several_processes_make_the_same_arrays(blocks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = blocks.dataset.cases[0].case_id
+    alone = np.array(opened(blocks).image(case))
+    for path in blocks.home.cache.rglob("*.json"):
+        path.unlink()
+    monkeypatch.setattr(cache, "INLINE_SECONDS", 0.0)
+    assert np.array_equal(opened(blocks).image(case), alone)
+
+
+def test_progress_counts_cases_and_may_stop(blocks: Any) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def stop_at_three(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 3:
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        open_store(
+            blocks.dataset.cases,
+            blocks.plan,
+            scans=blocks.home.scans,
+            cache=blocks.home.cache,
+            on_progress=stop_at_three,
+        )
+    assert seen == [(0, 9), (1, 9), (2, 9), (3, 9)]
+
+
+def test_a_case_that_cannot_be_preprocessed_is_named(blocks: Any) -> None:
+    case = blocks.dataset.cases[3]
+    with pytest.raises(MedmlError, match=f"case {case.case_id} cannot be trained on: the image has 1 channel"):
+        opened(blocks, channels=("T1", "T2"), normalisation=blocks.plan.normalisation * 2) and None
+    bare = case.model_copy(update={"mask": None})
+    with pytest.raises(MedmlError, match="it has no mask"):
+        open_store([bare], blocks.plan, scans=blocks.home.scans, cache=blocks.home.cache)
+
+
+def test_a_label_that_the_plan_does_not_know_is_refused(blocks: Any) -> None:
+    with pytest.raises(MedmlError, match=r"its mask holds \[1\], expected \[0, 2\]"):
+        opened(blocks, labels={0: "background", 2: "other"})
+
+
+def test_the_same_step_gives_the_same_batch_in_any_order(blocks: Any) -> None:
+    store = opened(blocks)
+    first, second = (Batches(blocks.dataset.cases, store, blocks.plan) for _ in range(2))
+    for step in range(5):
+        first.draw(step)
+    again, fresh = first.draw(2), second.draw(2)
+    assert again.cases == fresh.cases
+    assert torch.equal(again.images, fresh.images) and torch.equal(again.target, fresh.target)
+
+
+def test_every_case_comes_once_per_pass(blocks: Any) -> None:
+    batches = Batches(blocks.dataset.cases, opened(blocks), blocks.plan.model_copy(update={"batch": 3}))
+    seen = [case for step in range(3) for case in batches.draw(step).cases]
+    assert sorted(seen) == sorted(case.case_id for case in blocks.dataset.cases)
+
+
+def test_processes_share_a_batch_between_them(blocks: Any) -> None:
+    store, plan = opened(blocks), blocks.plan.model_copy(update={"batch": 4})
+    whole = Batches(blocks.dataset.cases, store, plan).draw(1)
+    parts = [Batches(blocks.dataset.cases, store, plan, rank=rank, world=2).draw(1) for rank in (0, 1)]
+    assert parts[0].cases == whole.cases[0::2] and parts[1].cases == whole.cases[1::2]
+    assert torch.equal(parts[1].images, whole.images[1::2])
+
+
+def test_patches_centred_on_labels_hold_them(blocks: Any) -> None:
+    plan = blocks.plan.model_copy(update={"patch": (4, 4, 4), "foreground_share": 1.0, "batch": 9})
+    batch = Batches(blocks.dataset.cases, opened(blocks), plan).draw(0)
+    assert batch.images.shape == (9, 1, 4, 4, 4) and batch.target.shape == (9, 1, 4, 4, 4)
+    assert bool((batch.target.flatten(1) == 1).any(dim=1).all())
+
+
+def test_a_patch_larger_than_the_volume_holds_it_in_its_middle(blocks: Any) -> None:
+    plan = blocks.plan.model_copy(update={"patch": (16, 16, 16), "batch": 1})
+    store = opened(blocks)
+    batch = Batches(blocks.dataset.cases[:1], store, plan).draw(0)
+    assert np.array_equal(batch.images[0, :, 2:14, 2:14, 4:12].numpy(), store.image(blocks.dataset.cases[0].case_id))
+    assert float(batch.images[0, :, :2].abs().sum()) == 0
+
+
+def test_cut_is_zero_outside() -> None:
+    array = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+    box = cut(array, np.array([-1, 0, 1]), np.array([2, 2, 2]))
+    assert box[0].tolist() == [[[0, 0], [0, 0]], [[1, 0], [3, 0]]]
+
+
+def test_class_targets(pictures: Any, make_case: Callable[..., Any]) -> None:
+    assert class_targets(pictures.dataset.cases[:3], pictures.plan).tolist() == [0, 1, 0]
+    several = pictures.plan.model_copy(update={"multi_label": True, "labels": {0: "a", 1: "b", 2: "c"}})
+    cases = [make_case(1, classes=(0, 2)), make_case(2, classes=())]
+    assert class_targets(cases, several).tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    with pytest.raises(MedmlError, match="has 2 classes, expected exactly one"):
+        class_targets(cases[:1], pictures.plan)
+    with pytest.raises(MedmlError, match="has no class label"):
+        class_targets([make_case(3)], pictures.plan)
+
+
+def test_no_training_cases_is_said(blocks: Any) -> None:
+    with pytest.raises(MedmlError, match="there are no training cases"):
+        Batches([], opened(blocks), blocks.plan)
+
+
+def test_large_sets_are_mapped_and_small_ones_held(
+    blocks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = blocks.dataset.cases[0].case_id
+    assert not isinstance(opened(blocks)._arrays[0]["image"], np.memmap)
+    monkeypatch.setattr(cache, "RAM_SHARE", 0.0)
+    store = opened(blocks)
+    assert isinstance(store._arrays[0]["image"], np.memmap)
+    assert store.image(case).shape == (1, 12, 12, 8)

@@ -1,0 +1,21 @@
+"""The example experiments stay true."""
+
+from pathlib import Path
+
+import pytest
+
+from medml.config import load_config
+from medml.records.experiment import Experiment
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "training"
+NAMES = ("hippocampus", "breastmnist", "adrenalmnist3d", "nih_cxr", "demo_segmenter", "demo_classifier")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_is_a_valid_experiment_named_after_its_file(name: str) -> None:
+    assert load_config(CONFIGS / f"{name}.yaml", Experiment).name == name
+
+
+def test_two_medmnist_experiments_differ_in_their_names_only() -> None:
+    first, second = ((CONFIGS / f"{name}.yaml").read_text() for name in ("breastmnist", "adrenalmnist3d"))
+    assert first.replace("breastmnist", "adrenalmnist3d") == second
