@@ -108,25 +108,25 @@ def deployments(schedules: Iterable[ScheduleConfig], flows: dict[str, Flow[..., 
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
 
-    made = [
+    by_hand = [
         RunnerDeployment.from_flow(
             flow, name=MANUAL, tags=[TAG], paused=False, entrypoint_type=EntrypointType.MODULE_PATH
         )
         for flow in flows.values()
     ]
-    for schedule in schedules:
-        made.append(
-            RunnerDeployment.from_flow(
-                _checked_flow(schedule, flows),
-                name=schedule.name,
-                schedule=Cron(schedule.cron, timezone=schedule.timezone, active=schedule.enabled),
-                parameters=dict(schedule.parameters),
-                paused=False,  # the last `medml up` paused it when it stopped
-                tags=[TAG],
-                entrypoint_type=EntrypointType.MODULE_PATH,
-            )
+    planned = [
+        RunnerDeployment.from_flow(
+            _checked_flow(schedule, flows),
+            name=schedule.name,
+            schedule=Cron(schedule.cron, timezone=schedule.timezone, active=schedule.enabled),
+            parameters=dict(schedule.parameters),
+            paused=False,  # the last `medml up` paused it when it stopped
+            tags=[TAG],
+            entrypoint_type=EntrypointType.MODULE_PATH,
         )
-    return made
+        for schedule in schedules
+    ]
+    return by_hand + planned
 
 
 def _checked_flow(schedule: ScheduleConfig, flows: dict[str, Flow[..., object]]) -> Flow[..., object]:

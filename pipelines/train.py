@@ -60,10 +60,14 @@ def freeze(wanted: Experiment, refresh: bool) -> tuple[Dataset, tuple[str, ...]]
 
 @step("fingerprint and plan")
 def make_plan(wanted: Experiment, frozen: Dataset, device: str) -> Plan:
-    """Measure the training cases and derive the plan."""
+    """Measure the training cases and derive the plan; an unfinished run keeps the one it began with."""
     from medml.datasets.fingerprint import fingerprint
+    from medml.io.files import read_record
     from medml.training.plan import make_plan as plan_from
 
+    begun = _run_folder(wanted, frozen) / "plan.json"
+    if begun.exists():
+        return read_record(begun, Plan)
     measured = fingerprint(frozen, current_home().scans, fold=wanted.fold)
     return plan_from(measured, frozen, wanted, device=device)
 
@@ -75,8 +79,7 @@ def open_run(wanted: Experiment, frozen: Dataset, plan: Plan, device: str) -> Pa
     from medml.registry.tracking import Tracker
 
     home = current_home()
-    key = _run_key(wanted, frozen, plan)
-    run = home.runs / key
+    run = _run_folder(wanted, frozen)
     run.mkdir(parents=True, exist_ok=True)
     write_record(run / "plan.json", plan)
     write_json(run / "experiment.json", wanted.model_dump(mode="json"))
@@ -94,7 +97,7 @@ def open_run(wanted: Experiment, frozen: Dataset, plan: Plan, device: str) -> Pa
     run_id = tracker.start_or_resume(
         experiment=wanted.name,
         run_name=f"{wanted.name} fold {wanted.fold}",
-        run_key=key,
+        run_key=run.name,
         params=_parameters(wanted, plan),
         tags={
             "medml.task": wanted.task,
@@ -179,12 +182,10 @@ def register(run: Path, wanted: Experiment, evaluation: Evaluation, notes: tuple
     )
 
 
-def _run_key(wanted: Experiment, frozen: Dataset, plan: Plan) -> str:
-    """Name what is trained, so that a rerun finds an unfinished run of the very same work."""
-    # The seconds per step behind a step budget are measured anew each time: the budget counts, not the estimate.
-    settled = plan.model_dump(mode="json", exclude={"epochs", "steps_per_epoch", "reasons", "precision"})
-    what = json.dumps([wanted.model_dump(mode="json"), frozen.digest, settled], sort_keys=True)
-    return f"{wanted.name}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+def _run_folder(wanted: Experiment, frozen: Dataset) -> Path:
+    """Name what is trained on what, so that the same command finds its unfinished run."""
+    what = json.dumps([wanted.model_dump(mode="json"), frozen.digest], sort_keys=True)
+    return current_home().runs / f"{wanted.name}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 
 def _run_id(run: Path) -> str:

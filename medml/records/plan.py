@@ -79,6 +79,8 @@ class Plan(Record):
         Output channel to name; segmenters have background at 0. Output channel n is label value n.
     network : str
         A name in `medml.networks`; ``network_options`` are its keyword arguments.
+    guided : bool
+        Classifiers: masks of training cases teach a middle layer where to look; inference needs none.
     reasons : dict
         Key to one sentence: why this value.
     """
@@ -107,6 +109,7 @@ class Plan(Record):
     loss: str
     class_weights: tuple[float, ...] | None = None
     foreground_share: float = 0.5
+    guided: bool = False
     augmentation: Augmentation = Augmentation()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     overlap: float = 0.5

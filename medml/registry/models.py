@@ -7,10 +7,8 @@ import json
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -19,18 +17,17 @@ from medml.errors import ConfigError, MedmlError, NotFound
 from medml.io.files import sha256_file
 from medml.records.record import Record
 from medml.records.report import Decision, Evaluation
-from medml.registry.tracking import NEUTRAL_TAGS, Tracker
+from medml.registry.logged_model import log_model
+from medml.registry.tracking import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-    from mlflow.models import ModelSignature
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 PREFIX = "medml."
 DIGEST = "package_sha256"
 MODEL_ID = f"{PREFIX}model_id"
 FORMER = f"{PREFIX}former_champions"
-LOADER = "medml.registry.serving_model"
 
 _REFERENCE = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9_.-]{0,63})(@(?P<alias>[a-zA-Z][\w-]{0,63})|/v?(?P<version>[0-9]{1,9}))?"
@@ -83,7 +80,7 @@ def register(tracker: Tracker, run_id: str, name: str, package: Path, evaluation
         # A process killed before it gave the alias is put right here.
         return _with_alias(tracker, name, str(found.version))
     tags = _version_tags(tracker, run_id, digest, evaluation)
-    model_id = _log_model(tracker, run_id, name, package, tags, evaluation)
+    model_id = log_model(tracker, run_id, name, package, tags, evaluation)
     client = tracker.client
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description="Research use only. Not a medical device.")
@@ -231,55 +228,6 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _log_model(
-    tracker: Tracker,
-    run_id: str,
-    name: str,
-    package: Path,
-    tags: dict[str, str],
-    evaluation: Evaluation,
-) -> str:
-    """Log the package as an MLflow model of the run: loaded by import, never by unpickling."""
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
-    from mlflow.pyfunc import save_model
-
-    client = tracker.client
-    run = client.get_run(run_id)
-    model = client.create_logged_model(
-        run.info.experiment_id,
-        name=name,
-        source_run_id=run_id,
-        tags={**NEUTRAL_TAGS, **tags},
-        params=run.data.params,
-        model_type=evaluation.task,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        staged = Path(folder) / "package"
-        os.symlink(package.resolve(), staged)
-        with warnings.catch_warnings():
-            # MLflow asks for an example image; ours would be a patient's.
-            warnings.filterwarnings("ignore", message=".*input example was not provided")
-            save_model(
-                path=Path(folder) / "model",
-                loader_module=LOADER,
-                data_path=str(staged),
-                mlflow_model=Model(
-                    artifact_path=name,
-                    model_uuid=model.model_id,
-                    run_id=run_id,
-                    model_id=model.model_id,
-                ),
-                signature=_signature(evaluation),
-                pip_requirements=[f"medml=={installed_version('medml')}"],
-            )
-        client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    _link_metrics(tracker, run_id, model.model_id, evaluation)
-    return str(model.model_id)
-
-
 @contextmanager
 def _default_store(tracking_uri: str) -> Iterator[None]:
     """Name our store to MLflow's registry, which looks ``models:/`` up in the process's default one."""
@@ -291,35 +239,6 @@ def _default_store(tracking_uri: str) -> Iterator[None]:
         del os.environ["MLFLOW_TRACKING_URI"]
         if before is not None:
             os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def _link_metrics(tracker: Tracker, run_id: str, model_id: str, evaluation: Evaluation) -> None:
-    """Show the run's test figures on the model's page too."""
-    from mlflow.entities import Metric
-
-    inputs = tracker.client.get_run(run_id).inputs
-    shown = inputs.dataset_inputs[0].dataset if inputs and inputs.dataset_inputs else None
-    data = {"dataset_name": shown.name, "dataset_digest": shown.digest} if shown else {}
-    keys = [f"test_{key}" for key, value in evaluation.summary.metrics.items() if value is not None]
-    linked = [
-        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id, **data)
-        for key in keys
-        for m in tracker.client.get_metric_history(run_id, key)[-1:]
-    ]
-    if linked:
-        tracker.client.log_batch(run_id, metrics=linked)
-
-
-def _signature(evaluation: Evaluation) -> ModelSignature:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-
-    outputs: list[ColSpec | TensorSpec]
-    if evaluation.task == "segment":
-        outputs = [ColSpec(DataType.string, "mask")]
-    else:
-        outputs = [ColSpec(DataType.double, f"p_{name}") for name in evaluation.labels.values()]
-    return ModelSignature(inputs=Schema([ColSpec(DataType.string, "image")]), outputs=Schema(outputs))
 
 
 def _version_tags(tracker: Tracker, run_id: str, digest: str, evaluation: Evaluation) -> dict[str, str]:

@@ -27,17 +27,17 @@ def main(arguments: list[str]) -> int:
     """Train what a job file says; return the exit code: 0 done, 1 failed, 2 wrong job."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if len(arguments) != 1:
-        print("usage: python -m medml.training JOB.json", file=sys.stderr)
+        sys.stderr.write("usage: python -m medml.training JOB.json\n")
         return 2
     stop = StopSignal()
     stop.listen()
     try:
         train(read_record(Path(arguments[0]), TrainingJob), stop)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 2
     except MedmlError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
 

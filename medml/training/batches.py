@@ -24,11 +24,14 @@ class Batch:
     target : Tensor
         Masks (B, 1, I, J, K); classes (B,); or zeros and ones (B, L).
     cases : tuple of str
+    masks : Tensor of shape (B, 1, I, J, K)
+        Guided classifiers: what to look at.
     """
 
     images: torch.Tensor
     target: torch.Tensor
     cases: tuple[str, ...]
+    masks: torch.Tensor | None = None
 
 
 class Batches:
@@ -73,7 +76,10 @@ class Batches:
 
     def _images(self, cases: Sequence[Case]) -> Batch:
         images = torch.from_numpy(np.stack([self._store.image(case.case_id) for case in cases]))
-        return Batch(images, class_targets(cases, self._plan), tuple(case.case_id for case in cases))
+        masks = None
+        if self._plan.guided:
+            masks = torch.from_numpy(np.stack([self._store.mask(case.case_id) for case in cases])[:, None])
+        return Batch(images, class_targets(cases, self._plan), tuple(case.case_id for case in cases), masks)
 
     def _patch(self, case: Case, rng: np.random.Generator, *, on_label: bool) -> tuple[np.ndarray, np.ndarray]:
         image, mask = self._store.image(case.case_id), self._store.mask(case.case_id)

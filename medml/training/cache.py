@@ -16,12 +16,14 @@ import numpy as np
 import psutil
 import torch
 
-from medml.errors import MedmlError, Refusal
+from medml.errors import ConfigError, MedmlError, Refusal
 from medml.io.files import read_record, sha256_file, write_atomic, write_record
 from medml.io.scans import read_image, read_mask
 from medml.records.dataset import Case
 from medml.records.plan import Plan
 from medml.records.record import Record
+from medml.records.scan import Volume
+from medml.training.guide import LABELS, UNKNOWN, fit_mask
 from medml.transforms.preprocessing import preprocess, preprocess_mask, stack_channels
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,17 @@ CASES_PER_CHUNK = 256  # of classifiers, whose arrays all have one shape; a segm
 POINTS_PER_LABEL = 2000
 RAM_SHARE = 0.25
 INLINE_SECONDS = 20.0
-PREPROCESSING = ("task", "dims", "modality", "channels", "spacing_mm", "crop_foreground", "size", "normalisation")
+PREPROCESSING = (
+    "task",
+    "dims",
+    "modality",
+    "channels",
+    "spacing_mm",
+    "crop_foreground",
+    "size",
+    "normalisation",
+    "guided",
+)
 
 
 class Chunk(Record):
@@ -82,7 +94,7 @@ class Store:
         return image
 
     def mask(self, case_id: str) -> np.ndarray:
-        """Return the labels (I, J, K), uint8."""
+        """Return the labels (I, J, K), uint8; of classifiers only if the plan is guided."""
         chunk, row = self._place[case_id]
         mask: np.ndarray = self._arrays[chunk]["mask"][row]
         return mask
@@ -182,6 +194,7 @@ def _make_chunk(job: ChunkJob) -> Chunk:
     masks = [mask for _, mask in prepared if mask is not None]
     if masks:
         arrays["mask"] = np.stack(masks)
+    if job.plan.task == "segment":
         arrays["points"] = _labelled_points(masks[0], seed=job.number)
     folder, files = Path(job.folder), {}
     for kind, array in arrays.items():
@@ -198,7 +211,7 @@ def _prepare(case: Case, plan: Plan, scans: Path) -> tuple[np.ndarray, np.ndarra
         volume = stack_channels([read_image(scans, scan_id) for scan_id in case.scans])
         image = preprocess(volume, plan).voxels
         if plan.task == "classify":
-            return image, None
+            return image, _guide(case, volume, plan, scans) if plan.guided else None
         if case.mask is None:
             raise Refusal("no_mask", "it has no mask; freeze the dataset again")
         labels = read_mask(scans, case.scans[0], case.mask).voxels[0]
@@ -209,6 +222,17 @@ def _prepare(case: Case, plan: Plan, scans: Path) -> tuple[np.ndarray, np.ndarra
     if unknown:
         raise MedmlError(f"case {case.case_id}: its mask holds {unknown}, expected {sorted(plan.labels)}")
     return image, mask
+
+
+def _guide(case: Case, volume: Volume, plan: Plan, scans: Path) -> np.ndarray:
+    """Return a classifier's mask on the grid of its input; `UNKNOWN` everywhere if the case has none."""
+    if plan.size is None:
+        raise ConfigError("the plan has no size, which a classifier needs")
+    if case.mask is None:
+        return np.full(plan.size, UNKNOWN, dtype=np.uint8)
+    labels = read_mask(scans, case.scans[0], case.mask).voxels[0]
+    labels = np.minimum(preprocess_mask(labels, volume, plan), LABELS - 1).astype(np.uint8)
+    return fit_mask(labels, plan.size, keep_scale=plan.spacing_mm is not None)
 
 
 def _labelled_points(mask: np.ndarray, *, seed: int) -> np.ndarray:

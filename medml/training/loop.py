@@ -20,6 +20,7 @@ from medml.training.batches import Batch, Batches
 from medml.training.cache import Store
 from medml.training.checkpoints import load_checkpoint, save_checkpoint
 from medml.training.convolutions import guard_thin_volumes
+from medml.training.guide import GuidedNetwork, guide_loss
 from medml.training.losses import build_loss
 from medml.training.processes import Processes
 from medml.training.reporting import Reporter
@@ -94,15 +95,16 @@ class Training:
         if self.device.type == "cpu" and self.precision != "fp32":
             guard_thin_volumes(network)
         self.network = network
-        self.parallel: nn.Module = network
+        self.trained: nn.Module = GuidedNetwork(network, plan, self.device) if plan.guided else network
+        self.parallel: nn.Module = self.trained
         if self.processes.world > 1:
-            self.parallel = nn.parallel.DistributedDataParallel(network)
+            self.parallel = nn.parallel.DistributedDataParallel(self.trained)
         # Weights are averaged as plain tensors; a second network, never trained, carries them where they are tried.
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self.judged = build_network(plan).to(self.device)
         self.loss = build_loss(plan, self.device)
         self.optimiser = torch.optim.AdamW(
-            network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, foreach=True
+            self.trained.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, foreach=True
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
@@ -164,7 +166,8 @@ class Training:
     def _try_gradients(self, batch: Batch) -> float:
         images = batch.images.to(self.device, non_blocking=True)
         target = batch.target.to(self.device, non_blocking=True)
-        masks = target if self.plan.task == "segment" else None
+        masks = target if self.plan.task == "segment" else batch.masks
+        masks = None if masks is None else masks.to(self.device, non_blocking=True)
         with torch.no_grad():
             images, masks = augment(
                 images,
@@ -174,20 +177,29 @@ class Training:
                 seed=self.plan.seed,
                 step=self.step * self.processes.world + self.processes.rank,
             )
-        target = target if masks is None else masks
+        if self.plan.task == "segment" and masks is not None:
+            target = masks
         total = 0.0
-        for part, wanted in zip(images.chunk(self.pieces), target.chunk(self.pieces), strict=True):
+        for place in torch.arange(len(images)).chunk(self.pieces):
+            part = slice(int(place[0]), int(place[-1]) + 1)
             with autocast(self.device, self.precision):
-                scores = run_network(self.parallel, part, self.plan)
-            loss = self.loss(scores.float(), wanted) * (len(part) / len(images))
+                scores = run_network(self.parallel, images[part], self.plan)
+            loss = self._loss_of(scores, target[part], None if masks is None else masks[part])
+            loss = loss * (len(place) / len(images))
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
 
+    def _loss_of(self, scores: Any, target: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
+        if not self.plan.guided or masks is None:
+            return self.loss(scores.float(), target)
+        classes, drawn = scores
+        return self.loss(classes.float(), target) + guide_loss(drawn, masks)
+
     def _update(self, batch: Batch) -> None:
         """Move the weights; a step whose gradients overflow is left out, too many in a row end the training."""
         self.scaler.unscale_(self.optimiser)
-        size = nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        size = nn.utils.clip_grad_norm_(self.trained.parameters(), LARGEST_GRADIENT)
         finite = bool(torch.isfinite(size))
         self.skipped = 0 if finite else self.skipped + 1
         if self.skipped > MOST_SKIPPED:
@@ -267,7 +279,7 @@ class Training:
             "network": self.plan.network,
             "numbers": {name: getattr(self, name) for name in numbers},
             "pieces": self.pieces,
-            "weights": self.network.state_dict(),
+            "weights": self.trained.state_dict(),
             "average": self.average,
             "best": self.best,
             "optimiser": self.optimiser.state_dict(),
@@ -288,7 +300,7 @@ class Training:
         for name, value in state["numbers"].items():
             setattr(self, name, value)
         self.pieces = state["pieces"]
-        self.network.load_state_dict(state["weights"])
+        self.trained.load_state_dict(state["weights"])
         for name, value in self.average.items():
             value.copy_(state["average"][name])
         self.best = {name: value.to(self.device) for name, value in state["best"].items()}

@@ -8,6 +8,7 @@ from medml.records.experiment import Experiment
 from medml.records.plan import Augmentation, Fingerprint, Plan
 from medml.training import appearance, grids, sizing
 from medml.training.draft import Draft
+from medml.training.guide import LAYERS
 
 VALIDATE_EVERY = {"cpu": 50, "cuda": 250}
 
@@ -35,7 +36,7 @@ def make_plan(fingerprint: Fingerprint, dataset: Dataset, experiment: Experiment
     if dataset.task == "segment":
         _segmenter(draft, fingerprint, experiment, device)
     else:
-        _classifier(draft, fingerprint, experiment, device)
+        _classifier(draft, fingerprint, dataset, experiment, device)
     draft.set("seed", dataset.seed, "the dataset's seed")
     return validate(draft.finished(), Plan, name="plan")
 
@@ -76,7 +77,7 @@ def _segmenter(draft: Draft, fingerprint: Fingerprint, experiment: Experiment, d
     draft.set("foreground_share", 0.5, "every second patch is centred on a label, so that small ones are seen")
 
 
-def _classifier(draft: Draft, fingerprint: Fingerprint, experiment: Experiment, device: str) -> None:
+def _classifier(draft: Draft, fingerprint: Fingerprint, dataset: Dataset, experiment: Experiment, device: str) -> None:
     draft.set("spacing_mm", *grids.classifier_spacing(fingerprint, dims=draft["dims"], device=device))
     draft.set("size", *grids.classifier_size(fingerprint, draft["spacing_mm"], dims=draft["dims"], device=device))
     draft.set("batch", *grids.image_batch(fingerprint.cases))
@@ -86,7 +87,10 @@ def _classifier(draft: Draft, fingerprint: Fingerprint, experiment: Experiment, 
     draft.set("class_weights", *appearance.class_weights(fingerprint, draft["labels"], draft["multi_label"]))
     draft.set("weight_decay", 1e-2, "small data sets are learned by heart without it")
     steps = sizing.classifier_steps(fingerprint.cases, draft["batch"])
+    masked = sum(case.mask is not None for case in dataset.cases_of("train", fold=experiment.fold))
     sizing.choose_network(draft, sizing.classifier_candidates(draft, fingerprint.cases), steps=steps, device=device)
+    guided = 2 * masked >= fingerprint.cases and draft["network"] in LAYERS
+    draft.set("guided", guided, f"{masked} of {fingerprint.cases} training cases carry masks to learn from")
     per_pass = -(-fingerprint.cases // draft["batch"])
     _epochs(draft, experiment, steps=steps, per_epoch=min(max(per_pass, 10), VALIDATE_EVERY["cuda"]))
 

@@ -125,7 +125,9 @@ def work_of(plan: Plan) -> float:
     return float(counter.get_total_flops())
 
 
-def _affordable(draft: Draft, candidates: Sequence[Candidate], *, steps: int, device: str) -> tuple[Candidate, int, str]:
+def _affordable(
+    draft: Draft, candidates: Sequence[Candidate], *, steps: int, device: str
+) -> tuple[Candidate, int, str]:
     budget = 60 * draft["minutes"]
     plans = [draft.with_values(network=c.network, network_options=c.options) for c in candidates]
     if kind_of(device) == "cpu":

@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
 name: tiny
 task: segment
-dataset: {name: tiny, select: {collection: tiny}, test_fraction: 0.3}
+dataset: {name: tiny, select: {collection: tiny}, test_fraction: 0.4}
 budget: {minutes: 0.5, epochs: 2}
 plan: {steps_per_epoch: 10}
 """
 
 
-def write_cohort(folder: Path, patients: int = 24) -> None:
+def write_cohort(folder: Path, patients: int = 30) -> None:
     """Bright balls in noise, one NIfTI for each patient, with its mask; 16x16x8 voxels of 2x2x3 mm."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def home(place: Path) -> Path:
     """Return a home with the cohort ingested and one model trained."""
     home = place / "home"
     ingested = medml(home, "ingest", str(place / "cohort" / "cohort.csv"), "--collection", "tiny")
-    assert ingested["counts"]["labelled"] == 24
+    assert ingested["counts"]["labelled"] == 30
     trained = medml(home, "train", str(place / "tiny.yaml"))
     assert trained["model"] == "tiny/1"
     assert trained["summary"]["alias"] == "champion"
@@ -150,7 +150,7 @@ def test_wrong_names_exit_with_2_and_list_what_there_is(home: Path, place: Path)
 
 
 def test_status_and_verify_see_the_whole_home(home: Path) -> None:
-    assert medml(home, "status")["counts"]["scans"] == 24
+    assert medml(home, "status")["counts"]["scans"] == 30
     assert medml(home, "verify")["ok"] is True
 
 

@@ -20,6 +20,7 @@ from medml.records.plan import Plan
 from medml.records.report import Evaluation, Summary
 from medml.records.scan import Volume
 from medml.registry import models
+from medml.registry.serving_model import ServedPackage
 from medml.registry.tracking import Tracker
 
 
@@ -53,6 +54,7 @@ def test_mlflow_loads_the_package_from_code_and_answers_with_the_masks_of_the_pr
     expected = Predictor(served.package_path).predict(read_nifti(tmp_path / "image.nii.gz")[0]).mask
     np.testing.assert_array_equal(answered.voxels[0], expected)
 
-    inside = model.unwrap_python_model() if hasattr(model._model_impl, "python_model") else model._model_impl
+
+def test_an_image_that_is_not_base64_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="the image is not base64"):
-        inside.predict(pd.DataFrame({"image": ["../../etc/passwd"]}))
+        ServedPackage(tmp_path).predict(pd.DataFrame({"image": ["../../etc/passwd"]}))

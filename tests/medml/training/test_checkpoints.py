@@ -24,7 +24,8 @@ def test_the_last_comes_back_and_the_one_before_is_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, state(step))
     loaded = load_checkpoint(tmp_path)
-    assert loaded is not None and loaded["step"] == 3
+    assert loaded is not None
+    assert loaded["step"] == 3
     assert torch.load(tmp_path / "previous.pt", weights_only=True)["step"] == 2
 
 
@@ -36,7 +37,8 @@ def test_a_damaged_last_falls_back_to_the_previous(tmp_path: Path, damage: bytes
     content[len(content) // 2] ^= 1
     (tmp_path / "last.pt").write_bytes(bytes(content) if damage is None else damage)
     loaded = load_checkpoint(tmp_path)
-    assert loaded is not None and loaded["step"] == 1
+    assert loaded is not None
+    assert loaded["step"] == 1
 
 
 def test_nothing_whole_is_said_by_name(tmp_path: Path) -> None:
@@ -44,7 +46,9 @@ def test_nothing_whole_is_said_by_name(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, state(2))
     for name in ("last.pt", "previous.pt"):
         (tmp_path / name).write_bytes(b"zero")
-    with pytest.raises(MedmlError, match=r"last\.pt and previous\.pt are damaged .* remove them to train from the start"):
+    with pytest.raises(
+        MedmlError, match=r"last\.pt and previous\.pt are damaged .* remove them to train from the start"
+    ):
         load_checkpoint(tmp_path)
 
 
@@ -67,10 +71,12 @@ def test_a_kill_between_two_renames_leaves_a_state_to_go_on_from(
         save_checkpoint(tmp_path, state(2))
     monkeypatch.undo()
     loaded = load_checkpoint(tmp_path)
-    assert loaded is not None and loaded["step"] == 1
+    assert loaded is not None
+    assert loaded["step"] == 1
     save_checkpoint(tmp_path, state(3))
     loaded = load_checkpoint(tmp_path)
-    assert loaded is not None and loaded["step"] == 3
+    assert loaded is not None
+    assert loaded["step"] == 3
 
 
 def test_objects_are_not_unpickled(tmp_path: Path) -> None:

@@ -65,9 +65,7 @@ def fingerprint(
 
 
 def plan(found: Fingerprint, data: Dataset, *, budget: float = 20, **overrides: Any) -> Plan:
-    experiment = Experiment(
-        name="x", task=data.task, dataset={"name": "x"}, budget={"minutes": budget}, plan=overrides
-    )
+    experiment = Experiment(name="x", task=data.task, dataset={"name": "x"}, budget={"minutes": budget}, plan=overrides)
     return make_plan(found, data, experiment, device="cpu")
 
 
@@ -99,7 +97,9 @@ def test_a_large_volume_gets_a_patch_the_device_can_take() -> None:
     assert made.patch is not None
     i, j, k = made.patch
     assert i * j * k <= 320_000
-    assert i % 8 == 0 and j % 8 == 0 and k % 2 == 0
+    assert i % 8 == 0
+    assert j % 8 == 0
+    assert k % 2 == 0
 
 
 def test_thick_slices_take_the_tenth_percentile_along_them() -> None:
@@ -176,11 +176,14 @@ def test_class_weights_are_the_square_root_of_rarity() -> None:
 
 def test_several_classes_at_once_are_one_yes_or_no_each() -> None:
     labels = {n: f"finding {n}" for n in range(14)}
-    found = SMALL_PICTURE.model_copy(update={"cases": 1000, "class_counts": {n: 100 for n in range(13)}})
+    found = SMALL_PICTURE.model_copy(update={"cases": 1000, "class_counts": dict.fromkeys(range(13), 100)})
     made = plan(found, dataset("classify", labels, multi_label=True))
-    assert made.loss == "bce" and made.multi_label
-    assert made.class_weights is not None and len(made.class_weights) == 14
-    assert made.class_weights[0] == pytest.approx(3.0) and made.class_weights[13] == pytest.approx(10**0.5, abs=1e-4)
+    assert made.loss == "bce"
+    assert made.multi_label
+    assert made.class_weights is not None
+    assert len(made.class_weights) == 14
+    assert made.class_weights[0] == pytest.approx(3.0)
+    assert made.class_weights[13] == pytest.approx(10**0.5, abs=1e-4)
 
 
 def test_an_epoch_is_capped_for_large_sets_and_stretched_for_tiny_ones() -> None:

@@ -40,7 +40,8 @@ def epochs_of(run: Path) -> list[Epoch]:
 
 def same_weights(first: Path, second: Path) -> bool:
     states = [load_checkpoint(run) for run in (first, second)]
-    assert states[0] is not None and states[1] is not None
+    assert states[0] is not None
+    assert states[1] is not None
     pairs = [(states[0][part], states[1][part]) for part in ("weights", "average", "best")]
     return all(torch.equal(a[name], b[name]) for a, b in pairs for name in a)
 
@@ -61,7 +62,8 @@ def test_a_classifier_is_calibrated_on_validation_cases(pictures: Any, write_job
     run = run_job(write_job(type(pictures)(pictures.home, pictures.dataset, plan)))
     package = load_package(run / "package")
     assert epochs_of(run)[-1].metrics["val_auroc"] == 1.0
-    assert package.calibration.threshold is not None and 0 < package.calibration.threshold < 1
+    assert package.calibration.threshold is not None
+    assert 0 < package.calibration.threshold < 1
     assert "threshold" in (run / "package" / "docs" / "README.md").read_text()
 
 
@@ -99,7 +101,9 @@ def test_epochs_after_the_last_checkpoint_are_trained_and_reported_again(blocks:
     run_job(run / "job.json")
     again = (run / "epochs.jsonl").read_text()
     assert [json.loads(line)["epoch"] for line in again.splitlines()] == [1, 2, 3, 4]
-    assert [json.loads(a)["metrics"] for a in again.splitlines()] == [json.loads(a)["metrics"] for a in lines.splitlines()]
+    assert [json.loads(a)["metrics"] for a in again.splitlines()] == [
+        json.loads(a)["metrics"] for a in lines.splitlines()
+    ]
 
 
 def test_a_loss_that_is_no_number_names_the_cases_and_keeps_the_checkpoint(
@@ -115,7 +119,8 @@ def test_a_loss_that_is_no_number_names_the_cases_and_keeps_the_checkpoint(
     with pytest.raises(MedmlError, match=r"the loss became nan at step 4 \(cases 0{22}"):
         run_job(job)
     state = load_checkpoint(job.parent)
-    assert state is not None and state["numbers"]["epoch"] == 1
+    assert state is not None
+    assert state["numbers"]["epoch"] == 1
     assert all(bool(torch.isfinite(value).all()) for value in state["weights"].values())
 
 
@@ -142,7 +147,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     monkeypatch.setattr(loop, "run_network", small_memory)
     plan = pictures.plan.model_copy(update={"epochs": 1})
     run = run_job(write_job(type(pictures)(pictures.home, pictures.dataset, plan)))
-    assert sizes[:3] == [2, 1, 1] and len(epochs_of(run)) == 1
+    assert sizes[:3] == [2, 1, 1]
+    assert len(epochs_of(run)) == 1
 
 
 def test_too_little_memory_for_one_case_says_what_to_change(
@@ -152,7 +158,7 @@ def test_too_little_memory_for_one_case_says_what_to_change(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(loop, "run_network", no_memory)
-    with pytest.raises(MedmlError, match="out of memory with 1 cases of .* set a smaller plan.batch"):
+    with pytest.raises(MedmlError, match=r"out of memory with 1 cases of .* set a smaller plan\.batch"):
         run_job(write_job(pictures))
 
 
@@ -169,7 +175,8 @@ def test_training_ends_with_its_minutes(blocks: Any, write_job: WriteJob) -> Non
     run = run_job(write_job(type(blocks)(blocks.home, blocks.dataset, plan)))
     last = epochs_of(run)[-1]
     assert last.note == "stopped: the budget is used"
-    assert last.epoch < 10_000 and last.learning_rate < plan.learning_rate / 2
+    assert last.epoch < 10_000
+    assert last.learning_rate < plan.learning_rate / 2
 
 
 def test_a_leaking_dataset_is_refused(blocks: Any, write_job: WriteJob) -> None:
@@ -215,7 +222,8 @@ def test_sigterm_saves_and_leaves_with_143(blocks: Any, write_job: WriteJob) -> 
     finally:
         child.kill()
     state = load_checkpoint(job.parent)
-    assert state is not None and state["numbers"]["step"] >= 3
+    assert state is not None
+    assert state["numbers"]["step"] >= 3
 
 
 def test_two_processes_train_together(blocks: Any, write_job: WriteJob) -> None:

@@ -12,7 +12,8 @@ def test_nothing_asked_nothing_changed() -> None:
     images, masks = torch.randn(2, 1, 4, 5, 6), torch.randint(0, 3, (2, 1, 4, 5, 6), dtype=torch.uint8)
     changed, moved = augment(images, masks, STILL, spacing_mm=None, seed=0, step=0)
     assert torch.equal(changed, images)
-    assert moved is not None and torch.equal(moved, masks)
+    assert moved is not None
+    assert torch.equal(moved, masks)
 
 
 def test_same_seed_and_step_give_the_same_batch_and_another_step_another() -> None:
@@ -32,8 +33,11 @@ def test_flip_mirrors_image_and_mask_of_the_same_cases_along_the_named_axis_only
     )
     flipped = changed[:, 0, 0, 0, 0] == 1
     assert 0 < int(flipped.sum()) < 32
-    assert moved is not None and torch.equal(moved.float(), changed)
-    untouched, _ = augment(images, masks, STILL.model_copy(update={"flip_axes": (1, 2)}), spacing_mm=None, seed=0, step=0)
+    assert moved is not None
+    assert torch.equal(moved.float(), changed)
+    untouched, _ = augment(
+        images, masks, STILL.model_copy(update={"flip_axes": (1, 2)}), spacing_mm=None, seed=0, step=0
+    )
     assert torch.equal(untouched, images)
 
 
