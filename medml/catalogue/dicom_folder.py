@@ -78,7 +78,7 @@ def read_as_one_series(tree: Tree, relative: str) -> OneSeries:
     if len(groups) != 1:
         raise Refusal(
             "several_series" if groups else NOT_AN_IMAGE,
-            f"the path holds {len(groups)} DICOM series in {len(names)} files, expected 1; name the folder of one series",
+            f"the path holds {len(groups)} DICOM series in {len(names)} files, expected 1; name one series' folder",
         )
     proved = prove_series(groups[0])
     first = proved.headers[0]
@@ -146,7 +146,7 @@ def _locator(proved: ProvedSeries) -> dict[str, Any]:
 
 
 def _sources(groups: Sequence[Sequence[str]]) -> list[str]:
-    """Name each series: the file if it is one, else the folder, with the first file's name where folders hold several."""
+    """Name each series: its one file, else its folder, with the first file's name where a folder holds several."""
     folders = [os.path.commonpath([folder_of(name) for name in group]) or "." for group in groups]
     shared = Counter(folder for folder, group in zip(folders, groups, strict=True) if len(group) > 1)
     named = []

@@ -134,7 +134,7 @@ def _read(candidate: Candidate, collection: str, pseudonyms: Pseudonyms) -> Entr
         return outcome_of(candidate.source, "refused", "unreadable", reason, files=candidate.files)
     except MedmlError:
         raise
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         # Decoders raise whatever they like on damaged files. The text may quote the file, so only its kind is kept.
         logger.warning("a candidate could not be read: %s", type(error).__name__)
         reason = f"the file could not be decoded ({type(error).__name__}); it is damaged or of an unusual kind"

@@ -147,7 +147,7 @@ def _beside_images(parent: list[str], folders: set[str]) -> bool:
 def _places_of_image(image: str) -> list[str]:
     """Return the folder of an image, and that folder with each container part struck out."""
     parts = folder_of(image).split("/") if folder_of(image) else []
-    struck = [parts[:depth] + ["*", *parts[depth + 1 :]] for depth in range(len(parts))]
+    struck = [[*parts[:depth], "*", *parts[depth + 1 :]] for depth in range(len(parts))]
     subject = [_bids_place(parts)] if _bids_place(parts) else []
     return ["/".join(parts), *("/".join(place) for place in struck), "/".join([*parts, "*"]), *subject]
 

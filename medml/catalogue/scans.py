@@ -37,6 +37,7 @@ class Work:
 
     @property
     def scan_id(self) -> str:
+        """The private name of the scan."""
         return self.files.scan.scan_id
 
 
