@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ORGAN, LESION = 1, 2
-LESION_RADIUS_MM = (13.0, 21.0)
+LESION_RADIUS_MM = (14.0, 23.0)
 
 AIR, FAT, MUSCLE, BONE = -1000.0, -100.0, 58.0, 420.0
 LIVER, VESSEL, SPLEEN, KIDNEY, PANCREAS, BOWEL, STOMACH, BILE, CYST = (

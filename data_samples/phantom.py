@@ -52,10 +52,10 @@ SCANNERS = (
         name="Phantascan 64",
         maker="Fictitious Imaging",
         site="north",
-        shape=(64, 52, 20),
-        spacing_mm=(4.4, 4.4, 7.0),
-        kernel_mm=2.2,
-        noise_hu=15.0,
+        shape=(48, 40, 16),
+        spacing_mm=(5.8, 5.8, 8.75),
+        kernel_mm=2.6,
+        noise_hu=13.0,
         offset_hu=0.0,
         rescale=(1.0, -1024.0),
         signed=False,
@@ -64,10 +64,10 @@ SCANNERS = (
         name="Tomodraft 16",
         maker="Invented Devices",
         site="south",
-        shape=(66, 54, 21),
-        spacing_mm=(4.2, 4.0, 6.5),
-        kernel_mm=1.4,
-        noise_hu=20.0,
+        shape=(48, 42, 16),
+        spacing_mm=(5.7, 5.4, 8.5),
+        kernel_mm=1.8,
+        noise_hu=17.0,
         offset_hu=6.0,
         rescale=(0.5, -200.0),
         signed=True,
@@ -147,7 +147,7 @@ def make_phantom(
     patient = Patient(
         (seed, number, 1),
         lesions=int(rng.integers(2, 5)) if has_lesions else 0,
-        lesion_contrast_hu=float(rng.uniform(70.0, 90.0)),
+        lesion_contrast_hu=float(rng.uniform(80.0, 100.0)),
     )
     points = _positions(affine, shape or scanner.shape)
     anatomy = sample_anatomy(patient, points, edge_mm=float(np.mean(np.linalg.norm(affine[:3, :3], axis=0))))

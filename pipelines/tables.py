@@ -1,7 +1,8 @@
-"""Outcomes as tables for a person."""
+"""Outcomes as tables for a person; ``--json`` and the files hold the rest."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rich.console import Console
@@ -9,43 +10,50 @@ from rich.table import Table
 
 from pipelines.verb import VerbResult
 
+LEAST_WIDTH = 110
+DIGEST = re.compile(r"[0-9a-f]{64}")
+DETAIL = ("iou_", "assd_", "missed_", "false_", "volume_bias_", "seconds_", "failed", "auroc_", "average_precision_")
+
 
 def show(result: VerbResult) -> None:
-    """Print counts, figures with their intervals, what was written, and notes."""
+    """Print counts, headline figures with their intervals, what was written, and notes."""
     console = Console(soft_wrap=True, highlight=False)
-    mark = "[green]done[/]" if result.ok else "[yellow]done with refusals or failures[/]"
-    console.print(f"[bold]{result.verb}[/] {mark}" + (f"  {result.model}" if result.model else ""), markup=True)
-    for title, values in (("", result.counts), ("", _fold_intervals(result.summary)), ("", result.outputs)):
+    if console.width < LEAST_WIDTH and not console.is_terminal:
+        console = Console(soft_wrap=True, highlight=False, width=LEAST_WIDTH)
+    mark = "[green]done[/]" if result.ok else "[yellow]done, but not all of it: see below[/]"
+    console.print(f"[bold]{result.verb}[/] {mark}" + (f"  {result.model}" if result.model else ""))
+    for values in (result.counts, _headline(result.summary), result.outputs):
         if values:
-            console.print(_table(title, values))
+            console.print(_table(values))
     for note in result.notes:
         console.print(f"• {note}", markup=False)
 
 
-def _table(title: str, values: dict[str, Any]) -> Table:
-    table = Table(title=title or None, show_header=False, box=None, padding=(0, 2))
+def _table(values: dict[str, Any]) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in values.items():
-        table.add_row(key, _text(value))
+        table.add_row(key.replace("_", " "), _text(value))
     return table
 
 
-def _fold_intervals(summary: dict[str, Any]) -> dict[str, str]:
-    """Put ``x``, ``x_low`` and ``x_high`` on one line."""
-    folded = {}
+def _headline(summary: dict[str, Any]) -> dict[str, str]:
+    """Keep what is read first, and put ``x``, ``x_low`` and ``x_high`` on one line."""
+    lines = {}
     for key, value in summary.items():
-        if key.endswith(("_low", "_high")) and key.rsplit("_", 1)[0] in summary:
+        bound = key.endswith(("_low", "_high")) and key.rsplit("_", 1)[0] in summary
+        if bound or key.startswith(DETAIL):
             continue
-        text = _text(value)
         low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
-        if low is not None and high is not None:
-            text += f"  (95 % {_text(low)} to {_text(high)})"
-        folded[key] = text
-    return folded
+        interval = f"  (95 % {_text(low)} to {_text(high)})" if low is not None and high is not None else ""
+        lines[key] = _text(value) + interval
+    return lines
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "undefined"
+    if isinstance(value, str) and DIGEST.fullmatch(value):
+        return value[:12]
     return f"{value:.3f}" if isinstance(value, float) else str(value)

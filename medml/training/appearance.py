@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from medml.records.plan import Fingerprint, Normalisation
+from medml.records.scan import Column
 
 # A soft-tissue window: it holds organs, vessels, fat and contrast medium; classifiers have no mask that would say
 # which intensities matter.
 SOFT_TISSUE_HU = (-160.0, 240.0)
 RADIOGRAPHS = frozenset({"CR", "DX", "DR", "MG", "RF", "XA", "PX", "IO"})
+RADIOGRAPHIC_VIEWS = frozenset({"AP", "PA", "LL", "RL", "LATERAL", "CC", "MLO"})
 SIDES = (
     re.compile(r"\b(left|right|lt|rt)\b|[_\s](l|r)$", re.IGNORECASE),
     re.compile(r"\b(anterior|posterior|ventral|dorsal)\b", re.IGNORECASE),
@@ -35,13 +38,17 @@ def normalisation(fingerprint: Fingerprint) -> tuple[tuple[Normalisation, ...], 
     return rules, f"{fingerprint.modality} intensities have no fixed unit: each image to mean 0 and spread 1"
 
 
-def flip_axes(fingerprint: Fingerprint, labels: tuple[str, ...], *, dims: int) -> tuple[tuple[int, ...], str]:
+def flip_axes(
+    fingerprint: Fingerprint, labels: tuple[str, ...], *, dims: int, views: Collection[Column] = ()
+) -> tuple[tuple[int, ...], str]:
     """Return the axes that may be mirrored and why.
 
-    An axis is left alone where a label names a side along it. Radiographs are never mirrored (the heart's side
-    shows), other grey pictures from left to right only (ultrasound comes from above), colour pictures both ways.
+    An axis is left alone where a label names a side along it. Radiographs, known by their modality or by the name of
+    their view, are never mirrored (the heart's side shows), other grey pictures from left to right only (ultrasound
+    comes from above), colour pictures both ways.
     """
-    if dims == 2 and fingerprint.modality in RADIOGRAPHS:
+    radiographic = any(str(view).upper() in RADIOGRAPHIC_VIEWS for view in views)
+    if dims == 2 and (fingerprint.modality in RADIOGRAPHS or radiographic):
         return (), "no flips: a radiograph has a left and a right"
     axes = tuple(range(dims))
     if dims == 2 and not _is_colour(fingerprint):

@@ -118,16 +118,20 @@ class Training:
         self.parallel.train()
         while self.step < end:
             self._tick()
-            if self.processes.any(float(self.stop.received), self.device):
-                self._save()
-                self.stop.leave_if_received()
-                raise SystemExit(143)  # another process of the group was told to stop
+            self._stop_if_asked()
             done = self.processes.agree(progress(self.plan, self.step, self.seconds), self.device)
             if done >= 1.0:
                 return
             if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
                 self._save()
             self._train_step(done)
+
+    def _stop_if_asked(self) -> None:
+        """Save and leave if this or another process was told to."""
+        number = int(self.processes.any(float(self.stop.received), self.device))
+        if number:
+            self._save()
+            raise SystemExit(128 + number)
 
     def _train_step(self, done: float) -> None:
         batch = self.batches.draw(self.step)
@@ -222,8 +226,8 @@ class Training:
             self.average[name].copy_(current[name])
 
     def _close_epoch(self) -> None:
-        self.epoch += 1
         scores, note = self._validate(), ""
+        self.epoch += 1
         keep = scores.score >= max(self.best_score, scores.score) - scores.error
         better = scores.score > self.best_score or scores.loss < self.best_loss
         self.best_score, self.best_loss = max(self.best_score, scores.score), min(self.best_loss, scores.loss)
@@ -256,7 +260,13 @@ class Training:
         if self.processes.first:
             self.judged.load_state_dict(self.average)
             scores = validate(
-                self.judged, self.watched, self.store, self.plan, device=self.device, precision=self.precision
+                self.judged,
+                self.watched,
+                self.store,
+                self.plan,
+                device=self.device,
+                precision=self.precision,
+                between=self._stop_if_asked if self.processes.world == 1 else lambda: None,
             )
         values = [self.processes.agree(value, self.device) for value in (scores.score, scores.error, scores.loss)]
         return Scores(scores.metrics, values[0], values[1], values[2])
@@ -270,7 +280,6 @@ class Training:
         self._saved = time.monotonic()
         if self.processes.first:
             save_checkpoint(self.run_folder, self._state())
-        self.processes.wait()
 
     def _state(self) -> State:
         numbers = ("step", "epoch", "seconds", "best_score", "best_loss", "stale", "skipped", "loss_sum", "loss_count")

@@ -54,7 +54,9 @@ def _identity(draft: Draft, fingerprint: Fingerprint, dataset: Dataset) -> None:
 
 
 def _augmentation(draft: Draft, fingerprint: Fingerprint, dataset: Dataset) -> tuple[Augmentation, str]:
-    flips, reason = appearance.flip_axes(fingerprint, tuple(dataset.labels.values()), dims=draft["dims"])
+    views = {case.columns.get("view") for case in dataset.cases}
+    labels = tuple(dataset.labels.values())
+    flips, reason = appearance.flip_axes(fingerprint, labels, dims=draft["dims"], views=views)
     if dataset.task == "segment":
         # Resampling a patch costs as much as a tenth of a step, so a part of the cases is enough (as in nnU-Net).
         changes = Augmentation(flip_axes=flips, scale=0.2, share=0.4)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from medml.errors import ConfigError
-from medml.records.dataset import Dataset
+from medml.records.dataset import Case, Dataset
 from medml.records.experiment import Experiment
 from medml.records.plan import Fingerprint, Plan
 from medml.training import sizing
@@ -164,6 +165,22 @@ def test_radiographs_are_not_flipped_and_grey_pictures_only_from_left_to_right()
     radiograph = SMALL_PICTURE.model_copy(update={"modality": "DX"})
     assert plan(radiograph, dataset("classify", BINARY, modality="DX")).augmentation.flip_axes == ()
     assert plan(SMALL_PICTURE, dataset("classify", BINARY)).augmentation.flip_axes == (0,)
+
+
+def test_a_picture_with_a_radiographic_view_is_a_radiograph(make_case: Callable[..., Case]) -> None:
+    cases = (make_case(1, columns={"view": "PA"}), make_case(2, columns={"view": "AP"}))
+    made = plan(SMALL_PICTURE, dataset("classify", BINARY, cases=cases))
+    assert made.augmentation.flip_axes == ()
+    assert "no flips: a radiograph has a left and a right" in made.reasons["augmentation"]
+
+
+def test_masks_guide_a_classifier_whose_training_cases_have_them(make_case: Callable[..., Case]) -> None:
+    cases = tuple(make_case(number, mask="mask.nii.gz") for number in range(10))
+    found = SMALL_PICTURE.model_copy(update={"cases": 10})
+    made = plan(found, dataset("classify", BINARY, cases=cases))
+    assert made.guided
+    assert made.reasons["guided"] == "10 of 10 training cases carry masks to learn from"
+    assert not plan(found, dataset("classify", BINARY, cases=cases[:4])).guided
 
 
 def test_class_weights_are_the_square_root_of_rarity() -> None:
