@@ -110,7 +110,7 @@ class Phantom:
 
     @property
     def label(self) -> str:
-        return "lesion" if (self.labels == 2).any() else "no_lesion"
+        return "lesion" if (self.labels == 2).any() else "healthy"
 
 
 def make_phantom(

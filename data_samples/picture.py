@@ -26,7 +26,7 @@ PATIENTS = {2: "a patient with lesions", 3: "a patient without"}
 
 def main(path: Path) -> None:
     """Draw the slice with most lesion, or most organ, of two patients: as scanned, then with the labels' outlines."""
-    figure, axes = plt.subplots(1, 4, figsize=(12.0, 2.8), facecolor="black")
+    figure, axes = plt.subplots(1, 4, figsize=(12.0, 3.0), facecolor="black")
     for place, (number, title) in enumerate(PATIENTS.items()):
         phantom = make_phantom(number)
         wanted = phantom.labels == (LESION if phantom.label == "lesion" else ORGAN)

@@ -79,12 +79,12 @@ def test_manifest_names_files_that_exist(tmp_path: Path) -> None:
     generate.write_cohort(tmp_path, patients=4)
     with (tmp_path / "manifest.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == ["no_lesion", "lesion", "no_lesion", "lesion"]
+    assert [row["label"] for row in rows] == ["healthy", "lesion", "healthy", "lesion"]
     assert all((tmp_path / row["image"]).exists() and (tmp_path / row["mask"]).is_file() for row in rows)
 
 
 def test_cohort_varies_and_half_of_it_has_lesions(patients: list[Phantom]) -> None:
-    assert Counter(p.label for p in patients) == {"lesion": 20, "no_lesion": 20}
+    assert Counter(p.label for p in patients) == {"lesion": 20, "healthy": 20}
     assert {p.sex for p in patients} == {"F", "M"}
     assert {p.scanner for p in patients} == set(SCANNERS)
     assert {p.style for p in patients} == set(Style)
