@@ -9,10 +9,13 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from medml.metrics.classification import youden_threshold
 
 TEMPERATURES = (0.2, 10.0)
+PRIOR_SPREAD = 0.5  # of the temperature's logarithm: ten cases that happen to be all right prove no certainty
 
 
 def fit_temperature(scores: np.ndarray, target: np.ndarray, *, multi_label: bool) -> float:
     """Return the temperature that makes validation targets most likely (Guo et al., ICML 2017).
+
+    Drawn towards 1 by a weak prior, which only few cases feel.
 
     Parameters
     ----------
@@ -24,8 +27,9 @@ def fit_temperature(scores: np.ndarray, target: np.ndarray, *, multi_label: bool
     if len(scores) == 0:
         return 1.0
     scores = np.asarray(scores, dtype=np.float64)
+    prior = 1 / (2 * PRIOR_SPREAD**2 * len(scores))
     result = minimize_scalar(
-        lambda log: log_loss(scores / np.exp(log), target, multi_label=multi_label),
+        lambda log: log_loss(scores / np.exp(log), target, multi_label=multi_label) + prior * log**2,
         bounds=tuple(np.log(TEMPERATURES)),
         method="bounded",
     )

@@ -1,0 +1,1 @@
+"""Ours beside the peers: interleaved pairs on the same input, ratios of medians."""
