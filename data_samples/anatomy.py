@@ -240,7 +240,7 @@ def _liver(points: np.ndarray, rng: np.random.Generator, size: float) -> Distanc
     left = lobe(-8, -38, 22, 52, 26, 36)
     bridge = lobe(-36, -20, 24, 42, 36, 40)
     liver = _blend(_blend(right, bridge, 16.0), left, 14.0)
-    return liver + _ripple(points, rng, 2.0, 60.0)
+    return np.asarray(liver + _ripple(points, rng, 2.0, 60.0))
 
 
 def _paint_vessels(canvas: _Canvas, rng: np.random.Generator, size: float, liver: Distance) -> None:

@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 if __package__ in (None, ""):  # run as a script: its folder is on the path, the repository is not
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -40,7 +41,7 @@ def main(path: Path) -> None:
     figure.savefig(path, dpi=80, facecolor="black", metadata={"Software": None})
 
 
-def _draw(axes: plt.Axes, phantom: Phantom, position: int, title: str) -> None:
+def _draw(axes: Axes, phantom: Phantom, position: int, title: str) -> None:
     step = np.linalg.norm(phantom.affine_lps[:3, :2], axis=0)
     axes.imshow(
         phantom.hounsfield[:, :, position].T,
@@ -54,7 +55,7 @@ def _draw(axes: plt.Axes, phantom: Phantom, position: int, title: str) -> None:
     axes.axis("off")
 
 
-def _outline(axes: plt.Axes, phantom: Phantom, position: int) -> None:
+def _outline(axes: Axes, phantom: Phantom, position: int) -> None:
     labels = phantom.labels[:, :, position].T
     axes.contour(labels > 0, [0.5], colors="#4cd07d", linewidths=1.6)
     if (labels == LESION).any():

@@ -85,7 +85,7 @@ def test_the_average_spans_a_tenth_of_the_training() -> None:
 
 def test_temperature_cools_overconfident_scores() -> None:
     truth = np.array([0, 0, 0, 1] * 25)
-    scores = np.tile([8.0, 0.0], (100, 1))
+    scores = np.tile([2.0, 0.0], (100, 1))
     temperature = fit_temperature(scores, truth, multi_label=False)
     assert probabilities(scores, temperature=temperature, multi_label=False)[0, 0] == pytest.approx(0.75, abs=0.02)
     several = np.eye(2)[truth]
