@@ -48,7 +48,8 @@ class Normalisation(Record):
 class Augmentation(Record):
     """Random changes to training cases. Flips name world axes, and only where laterality is not a label.
 
-    ``share`` is the share of cases that rotation, scale and translation move; intensities change in all.
+    ``share`` is the share of cases that rotation, scale and translation move; intensities change in all. ``mix`` is
+    the parameter of mixup's Beta distribution (classifiers): 0 mixes nothing.
     """
 
     rotate_deg: float = 15.0
@@ -60,6 +61,7 @@ class Augmentation(Record):
     brightness: float = 0.1
     blur: float = 0.0
     share: float = 1.0
+    mix: float = 0.0
 
 
 class Plan(Record):

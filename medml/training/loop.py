@@ -27,7 +27,7 @@ from medml.training.reporting import Reporter
 from medml.training.schedule import average_decay, expected_steps, learning_rate, progress
 from medml.training.stopping import StopSignal
 from medml.training.validation import Scores, validate, validation_cases
-from medml.transforms.augmentation import augment
+from medml.transforms.augmentation import augment, mix
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ SECONDS_BETWEEN_SAVES = 60.0
 LARGEST_GRADIENT = 1.0
 MOST_SKIPPED = 20
 State = dict[str, Any]
+Targets = list[tuple[float, torch.Tensor]]
 
 
 class Training:
@@ -168,37 +169,40 @@ class Training:
             torch.cuda.empty_cache()
 
     def _try_gradients(self, batch: Batch) -> float:
-        images = batch.images.to(self.device, non_blocking=True)
-        target = batch.target.to(self.device, non_blocking=True)
-        masks = target if self.plan.task == "segment" else batch.masks
-        masks = None if masks is None else masks.to(self.device, non_blocking=True)
-        with torch.no_grad():
-            images, masks = augment(
-                images,
-                masks,
-                self.plan.augmentation,
-                spacing_mm=self.plan.spacing_mm,
-                seed=self.plan.seed,
-                step=self.step * self.processes.world + self.processes.rank,
-            )
-        if self.plan.task == "segment" and masks is not None:
-            target = masks
+        images, targets, masks = self._changed(batch)
         total = 0.0
         for place in torch.arange(len(images)).chunk(self.pieces):
             part = slice(int(place[0]), int(place[-1]) + 1)
             with autocast(self.device, self.precision):
                 scores = run_network(self.parallel, images[part], self.plan)
-            loss = self._loss_of(scores, target[part], None if masks is None else masks[part])
+            drawn = None
+            if self.plan.guided:
+                scores, drawn = scores
+            scores = scores.float()
+            loss = torch.stack([share * self.loss(scores, target[part]) for share, target in targets]).sum()
+            if drawn is not None and masks is not None:
+                loss = loss + guide_loss(drawn, masks[part])
             loss = loss * (len(place) / len(images))
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
 
-    def _loss_of(self, scores: Any, target: torch.Tensor, masks: torch.Tensor | None) -> torch.Tensor:
-        if not self.plan.guided or masks is None:
-            return self.loss(scores.float(), target)
-        classes, drawn = scores
-        return self.loss(classes.float(), target) + guide_loss(drawn, masks)
+    @torch.no_grad()
+    def _changed(self, batch: Batch) -> tuple[torch.Tensor, Targets, torch.Tensor | None]:
+        """Return the batch on the device, randomly changed: images, targets with their shares, and masks."""
+        plan, segment = self.plan, self.plan.task == "segment"
+        images = batch.images.to(self.device, non_blocking=True)
+        target = batch.target.to(self.device, non_blocking=True)
+        masks = target if segment else batch.masks
+        masks = None if masks is None else masks.to(self.device, non_blocking=True)
+        step = self.step * self.processes.world + self.processes.rank
+        images, masks = augment(images, masks, plan.augmentation, spacing_mm=plan.spacing_mm, seed=plan.seed, step=step)
+        if segment and masks is not None:
+            return images, [(1.0, masks)], None
+        if plan.guided or plan.augmentation.mix <= 0:
+            return images, [(1.0, target)], masks
+        images, order, share = mix(images, plan.augmentation.mix, seed=plan.seed, step=step)
+        return images, [(share, target), (1 - share, target[order])], None
 
     def _update(self, batch: Batch) -> None:
         """Move the weights; a step whose gradients overflow is left out, too many in a row end the training."""

@@ -10,6 +10,7 @@ from medml.training import appearance, grids, sizing
 from medml.training.draft import Draft
 from medml.training.guide import LAYERS
 
+MIX = 0.3
 VALIDATE_EVERY = {"cpu": 50, "cuda": 250}
 
 
@@ -34,7 +35,7 @@ def make_plan(fingerprint: Fingerprint, dataset: Dataset, experiment: Experiment
     device = sizing.resolve_device(device)
     _identity(draft, fingerprint, dataset)
     if dataset.task == "segment":
-        _segmenter(draft, fingerprint, experiment, device)
+        _segmenter(draft, fingerprint, dataset, experiment, device)
     else:
         _classifier(draft, fingerprint, dataset, experiment, device)
     draft.set("seed", dataset.seed, "the dataset's seed")
@@ -50,7 +51,6 @@ def _identity(draft: Draft, fingerprint: Fingerprint, dataset: Dataset) -> None:
     draft.fix("multi_label", dataset.multi_label)
     draft.set("dims", 2 if slices == 1 else 3, "images have one slice" if slices == 1 else "images are volumes")
     draft.set("normalisation", *appearance.normalisation(fingerprint))
-    draft.set("augmentation", *_augmentation(draft, fingerprint, dataset))
 
 
 def _augmentation(draft: Draft, fingerprint: Fingerprint, dataset: Dataset) -> tuple[Augmentation, str]:
@@ -61,11 +61,12 @@ def _augmentation(draft: Draft, fingerprint: Fingerprint, dataset: Dataset) -> t
         # Resampling a patch costs as much as a tenth of a step, so a part of the cases is enough (as in nnU-Net).
         changes = Augmentation(flip_axes=flips, scale=0.2, share=0.4)
     else:
-        changes = Augmentation(flip_axes=flips, translate=0.08)
+        changes = Augmentation(flip_axes=flips, translate=0.08, mix=0.0 if draft["guided"] else MIX)
+        reason += "; masks guide, so images are not mixed" if draft["guided"] else "; mixup against learning by heart"
     return changes, f"small rotations, scaling and intensity changes; {reason}"
 
 
-def _segmenter(draft: Draft, fingerprint: Fingerprint, experiment: Experiment, device: str) -> None:
+def _segmenter(draft: Draft, fingerprint: Fingerprint, dataset: Dataset, experiment: Experiment, device: str) -> None:
     draft.set("spacing_mm", *grids.segmenter_spacing(fingerprint))
     draft.set("patch", *grids.patch(fingerprint, draft["spacing_mm"], device=device))
     draft.set("batch", *grids.patch_batch(draft["patch"], fingerprint.cases, device=device))
@@ -76,6 +77,7 @@ def _segmenter(draft: Draft, fingerprint: Fingerprint, experiment: Experiment, d
     steps = sizing.SEGMENTER_STEPS[sizing.kind_of(device)]
     sizing.choose_network(draft, sizing.segmenter_candidates(draft, device), steps=steps, device=device)
     _epochs(draft, experiment, steps=steps, per_epoch=VALIDATE_EVERY[sizing.kind_of(device)])
+    draft.set("augmentation", *_augmentation(draft, fingerprint, dataset))
     draft.set("foreground_share", 0.5, "every second patch is centred on a label, so that small ones are seen")
 
 
@@ -93,6 +95,7 @@ def _classifier(draft: Draft, fingerprint: Fingerprint, dataset: Dataset, experi
     sizing.choose_network(draft, sizing.classifier_candidates(draft, fingerprint.cases), steps=steps, device=device)
     guided = 2 * masked >= fingerprint.cases and draft["network"] in LAYERS
     draft.set("guided", guided, f"{masked} of {fingerprint.cases} training cases carry masks to learn from")
+    draft.set("augmentation", *_augmentation(draft, fingerprint, dataset))
     per_pass = -(-fingerprint.cases // draft["batch"])
     _epochs(draft, experiment, steps=steps, per_epoch=min(max(per_pass, 10), VALIDATE_EVERY["cuda"]))
 

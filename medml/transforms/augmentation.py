@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -45,6 +46,29 @@ def augment(
     images, masks = _move(images, masks, augmentation, spacing_mm or (1.0, 1.0, 1.0), draw)
     images = _blur(images, augmentation.blur, draw)
     return _recolour(images, augmentation, draw), masks
+
+
+def mix(images: torch.Tensor, strength: float, *, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Blend each image with another of its batch (mixup, Zhang et al., ICLR 2018).
+
+    Parameters
+    ----------
+    strength : float
+        Both parameters of the Beta distribution that the share is drawn from.
+
+    Returns
+    -------
+    images : Tensor
+        ``share * images + (1 - share) * images[order]``.
+    order : Tensor of shape (B,)
+    share : float
+        In [0.5, 1]: the larger part is the image's own.
+    """
+    draw = np.random.default_rng((seed, step, 2))
+    share = float(draw.beta(strength, strength))
+    share = max(share, 1 - share)
+    order = torch.from_numpy(draw.permutation(len(images))).to(images.device)
+    return share * images + (1 - share) * images[order], order, share
 
 
 def _flip(

@@ -107,6 +107,35 @@ def test_predict_returns_masks_on_the_source_grid_and_a_rerun_does_nothing(place
     assert {path: path.stat().st_mtime_ns for path in (out / "masks").iterdir()} == times
 
 
+def test_killed_batch_goes_on_and_ends_as_an_unbroken_one(place: Path, home: Path) -> None:
+    scans = place / "many"
+    scans.mkdir()
+    for path in (place / "cohort").glob("scan*.nii.gz"):
+        (scans / path.name).write_bytes(path.read_bytes())
+    whole, broken = place / "whole", place / "broken"
+    assert medml(home, "predict", "tiny", str(scans), "-o", str(whole))["counts"]["done"] == 30
+    process = subprocess.Popen(
+        command(home, "predict", "tiny", str(scans), "-o", str(broken)), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(list(broken.glob("masks/*.nii.gz"))) < 3:
+        assert time.monotonic() < deadline, "no mask within two minutes"
+        assert process.poll() is None, "the batch ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    counts = medml(home, "predict", "tiny", str(scans), "-o", str(broken))["counts"]
+    assert counts["done"] + counts["skipped"] == 30
+    masks = {path.name: path.read_bytes() for path in (whole / "masks").iterdir()}
+    assert {path.name: path.read_bytes() for path in (broken / "masks").iterdir()} == masks
+    assert len(masks) == 30
+    results = [
+        {row["source"]: row["result"] | {"seconds": 0} for row in json.loads((out / "ledger.json").read_text())}
+        for out in (whole, broken)
+    ]
+    assert results[0] == results[1]
+
+
 def test_second_training_is_the_challenger_and_the_gate_answers(place: Path, home: Path) -> None:
     trained = medml(home, "train", str(place / "tiny.yaml"), "--set", "plan.seed=1")
     assert trained["summary"]["alias"] == "challenger"

@@ -94,6 +94,7 @@ def make_plan_record(task: str, **values: Any) -> Plan:
         given["network_options"] = {"channels": (4, 8), "strides": (2,), "num_res_units": 1}
     else:
         given |= {"size": (12, 12, 8), "network": "resnet18", "loss": "cross_entropy"}
+        given["augmentation"] = Augmentation(flip_axes=(0,), translate=0.05, mix=0.3)
         given["network_options"] = {"conv1_t_size": 3, "conv1_t_stride": 1, "no_max_pool": True, "widen_factor": 0.0625}
     return Plan(**{**given, **values})
 

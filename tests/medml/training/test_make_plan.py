@@ -180,7 +180,9 @@ def test_masks_guide_a_classifier_whose_training_cases_have_them(make_case: Call
     made = plan(found, dataset("classify", BINARY, cases=cases))
     assert made.guided
     assert made.reasons["guided"] == "10 of 10 training cases carry masks to learn from"
-    assert not plan(found, dataset("classify", BINARY, cases=cases[:4])).guided
+    alone = plan(found, dataset("classify", BINARY, cases=cases[:4]))
+    assert not alone.guided
+    assert (made.augmentation.mix, alone.augmentation.mix) == (0.0, 0.3)
 
 
 def test_class_weights_are_the_square_root_of_rarity() -> None:

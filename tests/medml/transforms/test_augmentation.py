@@ -3,7 +3,7 @@
 import torch
 
 from medml.records.plan import Augmentation
-from medml.transforms.augmentation import augment, random_affines, resample
+from medml.transforms.augmentation import augment, mix, random_affines, resample
 
 STILL = Augmentation(rotate_deg=0, scale=0, translate=0, noise=0, contrast=0, brightness=0)
 
@@ -116,3 +116,13 @@ def test_contrast_keeps_the_mean_and_brightness_moves_it() -> None:
     assert torch.allclose(contrast.mean(dim=(1, 2, 3, 4)), means, atol=1e-5)
     bright, _ = augment(images, None, STILL.model_copy(update={"brightness": 0.5}), spacing_mm=None, seed=0, step=0)
     assert float((bright.mean(dim=(1, 2, 3, 4)) - means).abs().max()) > 0.05
+
+
+def test_mixing_blends_each_image_with_another_and_keeps_more_of_its_own() -> None:
+    images = torch.eye(4).view(4, 4, 1, 1, 1)
+    mixed, order, share = mix(images, 0.3, seed=1, step=2)
+    assert 0.5 <= share <= 1
+    assert sorted(order.tolist()) == [0, 1, 2, 3]
+    assert torch.allclose(mixed, share * images + (1 - share) * images[order])
+    again, _, _ = mix(images, 0.3, seed=1, step=2)
+    assert torch.equal(mixed, again)
