@@ -8,6 +8,7 @@ from prefect import flow
 
 from medml.records.dataset import Task
 from pipelines.requests import read_request
+from pipelines.stores import open_catalogue
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
 
@@ -61,13 +62,12 @@ def freeze(choice: dict[str, Any], task: Task, *, refresh: bool = False, extend_
     from medml.datasets.freeze import freeze as freeze_choice
     from medml.records.experiment import DatasetChoice
     from medml.store.catalogue import Catalogue
-    from medml.store.database import open_database
 
     home = current_home()
     return freeze_choice(
         validate(choice, DatasetChoice, name="dataset"),
         task,
-        catalogue=Catalogue(open_database(home.catalogue_url)),
+        catalogue=Catalogue(open_catalogue(home)),
         home=home,
         refresh=refresh,
         extend_test=extend_test,

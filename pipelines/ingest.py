@@ -8,6 +8,7 @@ from prefect import flow
 
 from pipelines.progress import progress_bar
 from pipelines.requests import resolve_source
+from pipelines.stores import open_catalogue, open_crosswalk, open_pseudonyms
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
 
@@ -33,10 +34,7 @@ def ingest_scans(source: str, collection: str | None) -> VerbResult:
     from medml.catalogue.ingest import ingest as run_ingest
     from medml.catalogue.report import report_path, summary_lines
     from medml.config import validate
-    from medml.io.files import Pseudonyms
     from medml.store.catalogue import Catalogue
-    from medml.store.crosswalk import Crosswalk
-    from medml.store.database import open_database
 
     home = current_home()
     request = resolve_source(home, source)
@@ -49,9 +47,9 @@ def ingest_scans(source: str, collection: str | None) -> VerbResult:
         report = run_ingest(
             [Path(path) for path in request["sources"]],
             home=home,
-            catalogue=Catalogue(open_database(home.catalogue_url)),
-            crosswalk=Crosswalk(home.crosswalk_url),
-            pseudonyms=Pseudonyms(home.key_file),
+            catalogue=Catalogue(open_catalogue(home)),
+            crosswalk=open_crosswalk(home),
+            pseudonyms=open_pseudonyms(home),
             config=config,
             on_outcome=lambda outcome: count(),
         )

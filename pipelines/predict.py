@@ -16,6 +16,7 @@ from medml.records.home import Home
 from medml.records.scan import Outcome
 from pipelines.progress import progress_bar
 from pipelines.requests import resolve_source
+from pipelines.stores import open_catalogue, open_crosswalk, open_pseudonyms
 from pipelines.tasks import batch_lease, current_home, device_slot, step
 from pipelines.verb import VerbResult
 
@@ -48,7 +49,6 @@ def predict_scans(model: str, source: str, output: str | None, device: str) -> V
     from medml.networks.predictor import Predictor
     from medml.registry import models
     from medml.registry.tracking import Tracker
-    from medml.store.database import open_database
     from medml.store.ledger import Ledger
 
     home = current_home()
@@ -56,7 +56,7 @@ def predict_scans(model: str, source: str, output: str | None, device: str) -> V
     version = models.resolve(Tracker.of(home), model)
     predictor = Predictor(version.package_path, device=device)
     batch_id, out = _place(home, version, request, output)
-    ledger = Ledger(open_database(home.catalogue_url))
+    ledger = Ledger(open_catalogue(home))
     ledger.open_batch(batch_id, f"{version.name}/{version.version}", predictor.package.digest, source)
     meta = BatchMeta(
         model=version.name,
@@ -116,10 +116,10 @@ def _found(sources: list[Path], ignored: Counter[str]) -> Iterator[Candidate | O
 
 def _reader(home: Home) -> Any:
     """Return the function that reads a candidate, names its scan and notes its origin in the private crosswalk."""
-    from medml.io.files import Pseudonyms, content_digest
-    from medml.store.crosswalk import Crosswalk, Origin
+    from medml.io.files import content_digest
+    from medml.store.crosswalk import Origin
 
-    pseudonyms, crosswalk = Pseudonyms(home.key_file), Crosswalk(home.crosswalk_url)
+    pseudonyms, crosswalk = open_pseudonyms(home), open_crosswalk(home)
 
     def read(candidate: Candidate) -> Job:
         reading = candidate.read()
@@ -133,9 +133,8 @@ def _reader(home: Home) -> Any:
 
 def _place(home: Home, version: ModelVersion, request: dict[str, Any], output: str | None) -> tuple[str, Path]:
     """Name the batch by where its results go and by its model, so that a rerun finds it."""
-    from medml.io.files import Pseudonyms
 
-    pseudonyms = Pseudonyms(home.key_file)
+    pseudonyms = open_pseudonyms(home)
     if output:
         out = home.batches / pseudonyms.group(output).replace("g-", "batch-")
     elif request.get("output"):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from medml.records.home import Home
+from pipelines.stores import open_catalogue
 from pipelines.verb import VerbResult
 
 
 def status(home: Home) -> VerbResult:
     """Count scans by collection, name datasets, models, batches and servers."""
     from medml.store.catalogue import Catalogue
-    from medml.store.database import open_database
     from medml.store.ledger import Ledger
 
-    database = open_database(home.catalogue_url)
+    database = open_catalogue(home)
     catalogue = Catalogue(database)
     collections = {c.name: len(catalogue.scans(collection=c.name)) for c in catalogue.collections()}
     batches = Ledger(database).batches()
@@ -38,9 +38,8 @@ def verify(home: Home) -> VerbResult:
     from medml.registry import models
     from medml.registry.tracking import Tracker
     from medml.store.catalogue import Catalogue
-    from medml.store.database import open_database
 
-    catalogue = Catalogue(open_database(home.catalogue_url))
+    catalogue = Catalogue(open_catalogue(home))
     scans = catalogue.scans()
     wrong = []
     for start in range(0, len(scans), 500):

@@ -22,6 +22,7 @@ from prefect.logging import get_run_logger
 
 from medml.errors import MedmlError
 from medml.records.home import Home
+from pipelines.stores import open_catalogue
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,10 +86,9 @@ def device_slot(device: str) -> Iterator[Any]:
     device : str
         "cpu" or "cuda:0", …; one slot for each GPU, two for the CPU.
     """
-    from medml.store.database import open_database
     from medml.store.leases import Leases
 
-    leases = Leases(open_database(current_home().catalogue_url))
+    leases = Leases(open_catalogue(current_home()))
     names = [f"device:{device}:{n}" for n in range(CPU_SLOTS if device == "cpu" else 1)]
     lease = _wait_for_any(leases, names)
     with _held(leases, lease):
@@ -105,10 +105,9 @@ def batch_lease(batch_id: str) -> Iterator[Any]:
         If another process is working on it.
     """
     from medml.errors import ConfigError
-    from medml.store.database import open_database
     from medml.store.leases import Leases, this_owner
 
-    leases = Leases(open_database(current_home().catalogue_url))
+    leases = Leases(open_catalogue(current_home()))
     lease = leases.take(f"batch:{batch_id}", this_owner(), LEASE_SECONDS)
     if lease is None:
         raise ConfigError(f"{batch_id}: another process is working on it; wait for it or choose another output")
@@ -158,7 +157,7 @@ def _beat(leases: Any, lease: Any, stop: Event) -> None:
 def _neutral(what: str, error: Exception) -> FlowFailed:
     import traceback
 
-    from medml.errors import ConfigError, NotFound
+    from medml.errors import ConfigError, LeakageError, NotFound
     from medml.io.files import write_text
 
     details = current_home().logs / "errors" / f"{uuid.uuid4().hex[:12]}.txt"
@@ -168,4 +167,4 @@ def _neutral(what: str, error: Exception) -> FlowFailed:
     write_text(details, text + "\n", mode=0o600)
     reason = type(error).__name__
     message = f"{what.replace('_', ' ')} failed ({reason}); the reason is in logs/errors/{details.name}"
-    return FlowFailed(message, details, usage=isinstance(error, ConfigError | NotFound))
+    return FlowFailed(message, details, usage=isinstance(error, ConfigError | LeakageError | NotFound))
