@@ -147,8 +147,8 @@ def _segment_notes(done: pd.DataFrame, dataset: Dataset) -> Notes:
 def _general_notes(table: pd.DataFrame, done: pd.DataFrame, draws: Resamples) -> Notes:
     rule = (
         f"Intervals are 95 %, over {draws.patients} patients: {RESAMPLES} resamples of patients with all their cases "
-        "(percentile bootstrap), Wilson's for rates with one case per patient. No interval is given for fewer than "
-        f"{MIN_PATIENTS} patients, or {MIN_PATIENTS} with the event that a rate is about."
+        "(BCa for means, percentiles else, widened as Student's t), Wilson's for rates with one case per patient. No "
+        f"interval is given for fewer than {MIN_PATIENTS} patients, or {MIN_PATIENTS} with the event that a rate is about."
     )
     notes = [rule]
     failed = table[table["status"] != "done"]

@@ -1,8 +1,11 @@
 """95 % intervals that treat the patient, not the image, as the unit.
 
-Patients are drawn with replacement and bring all their cases along (cluster bootstrap); the interval is the 2.5th to
-the 97.5th percentile of the statistic over the resamples. Fewer than ten patients, or fewer than ten with the event a
-rate is about, give no interval: NaN, "too few".
+Patients are drawn with replacement and bring all their cases along (cluster bootstrap). The interval lies between two
+percentiles of the statistic over the resamples. They are wider apart than 2.5 and 97.5 as Student's t is wider than
+the normal (Hesterberg, Am Stat 69:371, 2015), and for means moved by BCa (Efron, JASA 82:171, 1987), because Dice has
+a long tail to the left: the plain percentiles of 60 such cases cover the truth in 92 of 100 studies, these in 95
+(``tests/medml/metrics/test_interval_coverage.py``). Fewer than ten patients, or fewer than ten with the event a rate is
+about, give no interval: NaN, "too few".
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr, ndtri, stdtrit
 
 MIN_PATIENTS = 10
 RESAMPLES = 2000
@@ -44,26 +48,47 @@ class Spread:
         Distinct patients who carry the event the statistic is about; all patients for a mean.
     exact : Interval
         An interval known without resampling (Wilson's); it is used instead of the percentiles.
+    influence : ndarray of shape (patients,)
+        How far each patient moves the statistic (jackknife); None where it is not known.
     """
 
     value: float
     draws: np.ndarray
     events: int
     exact: Interval | None = None
+    influence: np.ndarray | None = None
 
     def minus(self, other: Spread) -> Spread:
         """Return the difference; it has as many events as the smaller side."""
-        return Spread(self.value - other.value, self.draws - other.draws, min(self.events, other.events))
+        unknown = self.influence is None or other.influence is None
+        return Spread(
+            self.value - other.value,
+            self.draws - other.draws,
+            min(self.events, other.events),
+            influence=None if unknown else np.subtract(self.influence, other.influence),  # type: ignore[arg-type]
+        )
 
     def interval(self) -> Interval:
-        """Return the percentile interval; none below ten patients, or if a tenth of the resamples is undefined."""
+        """Return the interval; none below ten patients, or if a tenth of the resamples is undefined."""
         defined = self.draws[np.isfinite(self.draws)]
         if self.exact is not None and self.events >= MIN_PATIENTS:
             return self.exact
         if self.events < MIN_PATIENTS or defined.size < 0.9 * self.draws.size:
             return Interval(self.value)
-        low, high = np.percentile(defined, (2.5, 97.5))
+        low, high = np.percentile(defined, 100 * self._levels(defined))
         return Interval(self.value, float(low), float(high))
+
+    def _levels(self, draws: np.ndarray) -> np.ndarray:
+        """Return the two shares of the resamples between which the interval lies."""
+        reach = np.sqrt(self.events / (self.events - 1)) * stdtrit(self.events - 1, 0.975)
+        ends = np.array([-reach, reach])
+        if self.influence is None or not np.any(self.influence):
+            return np.asarray(ndtr(ends))
+        below = (np.mean(draws < self.value) + np.mean(draws <= self.value)) / 2
+        bias = ndtri(np.clip(below, 0.001, 0.999))
+        skew = (self.influence**3).sum() / (6 * (self.influence**2).sum() ** 1.5)
+        moved = bias + ends
+        return np.asarray(ndtr(bias + moved / np.maximum(1 - skew * moved, 0.1)))
 
 
 class Resamples:
@@ -97,7 +122,23 @@ class Resamples:
         total = self.sums(np.stack([np.where(defined, values, 0.0), defined], axis=1))
         with np.errstate(invalid="ignore"):
             draws = total[:, 0] / total[:, 1]
-        return Spread(float(values[defined].mean()), draws, self.patients_with(defined))
+        return Spread(
+            float(values[defined].mean()),
+            draws,
+            self.patients_with(defined),
+            influence=self._influence(np.where(defined, values, 0.0), defined),
+        )
+
+    def _influence(self, values: np.ndarray, defined: np.ndarray) -> np.ndarray | None:
+        """Return how far leaving each patient out moves the mean; None if one patient has all the values."""
+        sums = np.bincount(self.place, weights=values, minlength=self.patients)
+        counts = np.bincount(self.place, weights=defined, minlength=self.patients)
+        rest = counts.sum() - counts
+        if not rest.all():
+            return None
+        without = (sums.sum() - sums) / rest
+        moved: np.ndarray = without.mean() - without
+        return moved
 
     def undefined(self) -> Spread:
         """Return the statistic that is NaN everywhere."""
