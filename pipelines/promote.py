@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prefect import flow
@@ -73,15 +74,34 @@ def judge(model: str, gate: str) -> VerbResult:
         load_gate(gate),
         challenger=f"{model}/{challenger.version}",
         champion=f"{model}/{champion.version}",
+        card=_card(challenger),
     )
     models.record_decision(tracker, challenger, decision)
     return VerbResult(
         verb="promote",
         ok=decision.promoted,
         model=f"{model}/{challenger.version}",
-        summary={str(rule["rule"]): "pass" if rule["passed"] else "FAIL" for rule in decision.rules},
+        table=(("rule", "found", "limit", "verdict"), *map(_line, decision.rules)),
+        summary={str(rule["rule"]): _verdict(rule) for rule in decision.rules},
         notes=(decision.reason,),
     )
+
+
+def _card(version: ModelVersion) -> str | None:
+    path = version.package_path / "docs" / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _line(rule: Mapping[str, object]) -> tuple[str, ...]:
+    return str(rule["rule"]), _figure(rule["value"]), _figure(rule["limit"]), _verdict(rule)
+
+
+def _verdict(rule: Mapping[str, object]) -> str:
+    return "pass" if rule["passed"] else "FAIL"
+
+
+def _figure(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "–"
 
 
 def _judged(version: ModelVersion, frozen: Dataset, folder: Path) -> Judged:

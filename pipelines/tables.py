@@ -12,7 +12,18 @@ from pipelines.verb import VerbResult
 
 LEAST_WIDTH = 110
 DIGEST = re.compile(r"[0-9a-f]{64}")
-DETAIL = ("iou_", "assd_", "missed_", "false_", "volume_bias_", "seconds_", "failed", "auroc_", "average_precision_")
+DETAIL = (
+    "iou_",
+    "assd_",
+    "missed_",
+    "false_",
+    "volume_bias_",
+    "seconds_",
+    "failed",
+    "peak_memory_mb",
+    "auroc_",
+    "average_precision_",
+)
 
 
 def show(result: VerbResult) -> None:
@@ -22,9 +33,12 @@ def show(result: VerbResult) -> None:
         console = Console(soft_wrap=True, highlight=False, width=LEAST_WIDTH)
     mark = "[green]done[/]" if result.ok else "[yellow]done, but not all of it: see below[/]"
     console.print(f"[bold]{result.verb}[/] {mark}" + (f"  {result.model}" if result.model else ""))
-    for values in (result.counts, _headline(result.summary), result.outputs):
+    figures = {} if result.table else _headline(result.summary)
+    for values in (result.counts, figures, result.outputs):
         if values:
             console.print(_table(values))
+    if result.table:
+        console.print(_grid(result.table))
     for note in result.notes:
         console.print(f"• {note}", markup=False)
 
@@ -35,6 +49,14 @@ def _table(values: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     for key, value in values.items():
         table.add_row(key.replace("_", " "), _text(value))
+    return table
+
+
+def _grid(rows: tuple[tuple[str, ...], ...]) -> Table:
+    """Return a table with heads; verdicts in colour."""
+    table = Table(*rows[0], box=None, padding=(0, 2), header_style="bold")
+    for row in rows[1:]:
+        table.add_row(*row, style="red" if row[-1] == "FAIL" else None)
     return table
 
 

@@ -41,7 +41,7 @@ def train(experiment: str, device: str = "auto", refresh: bool = False) -> VerbR
     plan = make_plan(wanted, frozen, device)
     run = open_run(wanted, frozen, plan, device)
     fit(run)
-    evaluation = evaluate_model(run, wanted.name, frozen)
+    evaluation = evaluate_model(run, wanted, frozen)
     return register(run, wanted, evaluation, notes)
 
 
@@ -128,19 +128,22 @@ def fit(run: Path) -> None:
 
 
 @step("evaluate")
-def evaluate_model(run: Path, name: str, frozen: Dataset) -> Evaluation:
-    """Evaluate on validation, then once on the test set; the report goes to MLflow."""
-    from medml.io.files import read_record
+def evaluate_model(run: Path, wanted: Experiment, frozen: Dataset) -> Evaluation:
+    """Evaluate on validation, then once on the test set; complete the card; the report goes to MLflow."""
+    from medml.evaluation.card import complete_card
+    from medml.io.files import read_record, write_text
     from medml.registry.tracking import Tracker
 
     evaluation = evaluate_package(
         run / "package",
         frozen,
-        model=name,
+        model=wanted.name,
         folder=run / "report",
         epochs=read_epochs(run / "epochs.jsonl"),
         fold=read_record(run / "job.json", TrainingJob).fold,
     )
+    card = run / "package" / "docs" / "README.md"
+    write_text(card, complete_card(card.read_text(encoding="utf-8"), wanted.card, evaluation))
     tracker = Tracker.of(current_home())
     tracker.log_metrics(_run_id(run), _finite(evaluation.summary.metrics, "test_"))
     tracker.log_folder(_run_id(run), run / "report", "report")

@@ -18,6 +18,8 @@ class VerbResult(Record):
         What was written: name to path.
     summary : dict
         Figures worth a table.
+    table : tuple of tuple of str
+        A table to print, its first row the heads.
     notes : tuple of str
         Sentences for a person: warnings, what to do next.
     """
@@ -28,4 +30,5 @@ class VerbResult(Record):
     outputs: dict[str, str] = {}
     model: str | None = None
     summary: dict[str, Any] = {}
+    table: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()

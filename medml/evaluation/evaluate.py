@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,8 @@ def case_table(
     Returns
     -------
     DataFrame
-        ``case_id, patient, part, status ("done" or "failed"), reason, seconds``, the case's columns, and
+        ``case_id, patient, part, status ("done" or "failed"), reason, seconds, peak_memory_mb`` (of this process until
+        then), the case's columns, and
 
         * segmenters, per label: ``dice_, iou_, hd95_, nsd_, assd_, volume_ml_, reference_ml_, missed_, false_<label>``
           and ``dice``, their mean; without known spacing no column in mm or mL.
@@ -92,11 +94,12 @@ def case_table(
             row |= {"status": "failed", "reason": reason}
             logger.warning("case %s failed: %s", case.case_id, type(error).__name__)
         row["seconds"] = time.perf_counter() - started
+        row["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         columns = {name: value for name, value in case.columns.items() if name not in {**row, **truth, **result}}
         rows.append({**row, **columns, **truth, **result})
         if on_case:
             on_case(case.case_id, str(row["status"]))
-    base = ["case_id", "patient", "part", "status", "reason", "seconds"]
+    base = ["case_id", "patient", "part", "status", "reason", "seconds", "peak_memory_mb"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=base)
 
 

@@ -10,13 +10,14 @@ import pandas as pd
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from medml.config import Config
+from medml.evaluation.card import missing_sections
 from medml.evaluation.classes import class_scores
 from medml.evaluation.summary import scored
 from medml.metrics.intervals import MIN_PATIENTS, Interval, Resamples, Spread, weighted_auroc
 from medml.records.report import Decision, Evaluation
 
 Rule = dict[str, str | float | bool | None]
-_OTHER_TASK = {"segment": {"auroc"}, "classify": {"dice_mean"}}
+_OTHER_TASK = {"segment": {"auroc", "average_precision", "ece", "brier"}, "classify": {"dice_mean"}}
 
 
 class GateConfig(Config):
@@ -27,8 +28,9 @@ class GateConfig(Config):
     margins : dict
         Metric to how much worse than the champion's the challenger's may be: the lower end of the paired 95 % interval
         of the difference must stay above minus the margin. ``dice_mean`` and ``auroc`` are compared case by case.
-    floors : dict
-        Metric to the smallest value accepted, with or without a champion.
+    floors, ceilings : dict
+        Metric to the smallest or largest value accepted, with or without a champion; ``ece`` bounds the calibration,
+        ``seconds_per_case`` the time, ``peak_memory_mb`` the memory.
     subgroup_floors : dict
         Metric to the smallest value accepted in any subgroup with enough patients.
     subgroup_drop : float
@@ -37,14 +39,18 @@ class GateConfig(Config):
         Fewest test cases a decision may rest on.
     max_failed : float
         Largest share of test cases that could not be scored.
+    require_card : bool
+        Whether every section of the model card must say something, the intended use and the limits among them.
     """
 
     margins: dict[str, NonNegativeFloat] = Field({"dice_mean": 0.01, "auroc": 0.02})
     floors: dict[str, float] = Field({})
+    ceilings: dict[str, float] = Field({"ece": 0.2})
     subgroup_floors: dict[str, float] = Field({"dice_mean": 0.5, "auroc": 0.6})
     subgroup_drop: float = Field(0.05, ge=0)
     min_cases: PositiveInt = 10
     max_failed: float = Field(0.05, ge=0, le=1)
+    require_card: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +69,7 @@ def decide(
     *,
     challenger: str,
     champion: str | None = None,
+    card: str | None = None,
     seed: int = 0,
 ) -> Decision:
     """Apply every rule of a gate; the challenger is promoted if all of them pass.
@@ -73,6 +80,8 @@ def decide(
         The challenger's and the champion's results on the test set; no champion: only the absolute rules apply.
     challenger, champion : str
         How the decision names them, e.g. ``name/version``.
+    card : str
+        The challenger's model card; None: there is none.
 
     Notes
     -----
@@ -85,6 +94,7 @@ def decide(
         rules.append(same)
         rules += _comparisons(new, old, gate, seed) if same["passed"] else []
     rules += _subgroups(new, old, gate)
+    rules += [_card(card)] if gate.require_card else []
     lost = [str(rule["reason"]) for rule in rules if not rule["passed"]]
     against = f" against {champion}" if champion and old is not None else "; there is no champion to compare with"
     return Decision(
@@ -117,12 +127,28 @@ def _failures(new: Judged, gate: GateConfig) -> Rule:
 
 
 def _floors(new: Judged, gate: GateConfig) -> list[Rule]:
+    """Return one rule per absolute bound; what the other task's models have is no bound for this one."""
     rules = []
+    metrics, foreign = new.evaluation.summary.metrics, _OTHER_TASK[new.evaluation.task]
     for metric, floor in gate.floors.items():
-        value = new.evaluation.summary.metrics.get(metric)
+        value = metrics.get(metric)
         text = f"{metric} is {_text(value)}, at least {floor:.3f} is needed"
         rules.append(_rule(f"floor {metric}", value is not None and value >= floor, value, floor, text))
+    for metric, ceiling in gate.ceilings.items():
+        if metric in foreign:
+            continue
+        value = metrics.get(metric)
+        text = f"{metric} is {_text(value)}, at most {ceiling:.3f} is accepted"
+        rules.append(_rule(f"ceiling {metric}", value is not None and value <= ceiling, value, ceiling, text))
     return rules
+
+
+def _card(card: str | None) -> Rule:
+    missing = missing_sections(card or "")
+    text = "the model card is complete"
+    if missing:
+        text = f"the model card says nothing under {', '.join(missing)}: fill in card: in the experiment's YAML"
+    return _rule("model card", not missing, float(len(missing)), 0.0, text)
 
 
 def _same_test(new: Judged, old: Judged) -> Rule:
@@ -148,14 +174,13 @@ def _comparisons(new: Judged, old: Judged, gate: GateConfig, seed: int) -> list[
     for metric, margin in gate.margins.items():
         if metric in _OTHER_TASK[new.evaluation.task]:
             continue
-        better = -1.0 if metric.startswith(("hd95", "assd")) else 1.0
         spreads = [_measure(table, new.evaluation, metric, draws) for table in (after, before)]
         if spreads[0] is None or spreads[1] is None:
             text = f"{metric} is in the gate but not in both tables of cases"
             rules.append(_rule(f"non-inferior {metric}", False, None, -margin, text))
             continue
         gap = spreads[0].minus(spreads[1])
-        rules.append(_non_inferior(metric, Spread(better * gap.value, better * gap.draws, gap.events), margin))
+        rules.append(_non_inferior(metric, gap.turned() if metric.startswith(("hd95", "assd")) else gap, margin))
     if not rules:
         text = (
             f"the gate compares {', '.join(gate.margins) or 'nothing'}: nothing that a {new.evaluation.task} model has"

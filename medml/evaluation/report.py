@@ -125,8 +125,10 @@ def _sections(
         Section(
             "Subgroups",
             text=[
-                "Does it work equally well for everyone? Small groups are shown too, without an interval where fewer "
-                "than ten patients (with the event that a rate is about) count."
+                "Does it work equally well for everyone? Small groups are shown too, greyed and without an interval "
+                "where fewer than ten patients (with the event that a rate is about) count. A gap is marked when its p "
+                "stays below 0.05 after Holm's correction for all gaps of this audit; a gap that is not marked may "
+                "still be real where patients are few."
             ],
             tables=subgroup_tables(evaluation.subgroups),
             pictures=[charts["subgroups"]] if "subgroups" in charts else [],
@@ -141,7 +143,7 @@ def _sections(
 
 def _worst_section(table: pd.DataFrame, worst: Sequence[Picture]) -> Section:
     rows = worst_first(table)
-    hidden = {"part", "status", "reason", "diagonal_mm"}
+    hidden = {"part", "status", "reason", "diagonal_mm", "peak_memory_mb"}
     columns = [c for c in rows.columns if c not in hidden and not c.startswith(("iou_", "assd_", "truth_"))][:14]
     lines = [[_value(value) for value in row] for row in rows[columns].head(MAX_ROWS).itertuples(index=False)]
     failed = table[table["status"] != "done"]

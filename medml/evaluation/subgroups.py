@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from medml.metrics.comparison import holm
 from medml.metrics.intervals import Resamples, Spread
 from medml.records.report import Subgroup
 
@@ -40,6 +41,8 @@ def subgroup_table(
             chosen = (levels == level).to_numpy()
             for metric, measure in statistics:
                 rows.append(_row(column, str(level), metric, measure, chosen, draws))
+    adjusted = holm(np.array([np.nan if row.p is None else row.p for row in rows]))
+    rows = [row.model_copy(update={"p_holm": _finite(p)}) for row, p in zip(rows, adjusted, strict=True)]
     notes = (f"Not recorded for any case, so not audited: {', '.join(absent)}.",) if absent and len(done) else ()
     return tuple(rows), notes
 
@@ -53,7 +56,8 @@ def _row(
     draws: Resamples,
 ) -> Subgroup:
     here, there = measure(chosen), measure(~chosen)
-    interval, gap = here.interval(), here.minus(there).interval()
+    apart = here.minus(there)
+    interval, gap = here.interval(), apart.interval()
     patients = draws.patients_with(chosen)
     few = f"too few (n = {here.events})"
     return Subgroup(
@@ -68,6 +72,7 @@ def _row(
         gap=_finite(gap.value),
         gap_low=_finite(gap.low),
         gap_high=_finite(gap.high),
+        p=None if gap.too_few else _finite(apart.p()),
         note=few if interval.too_few else "",
     )
 

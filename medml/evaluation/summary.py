@@ -148,7 +148,7 @@ def _general_notes(table: pd.DataFrame, done: pd.DataFrame, draws: Resamples) ->
     rule = (
         f"Intervals are 95 %, over {draws.patients} patients: {RESAMPLES} resamples of patients with all their cases "
         "(BCa for means, percentiles else, widened as Student's t), Wilson's for rates with one case per patient. No "
-        f"interval is given for fewer than {MIN_PATIENTS} patients, or {MIN_PATIENTS} with the event that a rate is about."
+        f"interval is given for fewer than {MIN_PATIENTS} patients, or {MIN_PATIENTS} with the event a rate is about."
     )
     notes = [rule]
     failed = table[table["status"] != "done"]
@@ -163,7 +163,8 @@ def _general_notes(table: pd.DataFrame, done: pd.DataFrame, draws: Resamples) ->
 
 def _running(table: pd.DataFrame, done: pd.DataFrame) -> Metrics:
     seconds = _finite(done["seconds"].median()) if len(done) else None
-    return {"failed": float(len(table) - len(done)), "seconds_per_case": seconds}
+    memory = {"peak_memory_mb": float(done["peak_memory_mb"].max())} if "peak_memory_mb" in done and len(done) else {}
+    return {"failed": float(len(table) - len(done)), "seconds_per_case": seconds, **memory}
 
 
 def _flat(intervals: dict[str, Interval]) -> Metrics:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from medml.evaluation.names import foreground, label_keys
 from medml.evaluation.summary import TOLERANCE_MM, scored
-from medml.pages.content import Card, Cell, Table, Value, show
+from medml.pages.content import Card, Cell, Table, Tone, Value, show
 from medml.records.dataset import Dataset
 from medml.records.report import Evaluation, Subgroup
 
@@ -33,6 +33,7 @@ LABEL_FIGURES = {
     "assd": "ASSD (mm)",
     "volume_bias_ml": "Volume bias (mL)",
 }
+SIGNIFICANT = 0.05
 NAMES = {"dice_mean": "Mean Dice", **{key: name for key, (name, _) in CLASS_FIGURES.items()}}
 
 
@@ -126,29 +127,35 @@ def subgroup_tables(subgroups: tuple[Subgroup, ...]) -> list[Table]:
         "95 % interval",
         "Gap to the rest",
         "95 % interval",
+        "p (Holm)",
         "Note",
     ]
     tables = []
     for column in dict.fromkeys(group.column for group in subgroups):
         rows: list[list[Value]] = []
         for group in (g for g in subgroups if g.column == column):
-            certain = group.gap_low is not None and group.gap_high is not None
-            apart = certain and (group.gap_low or 0) * (group.gap_high or 0) > 0
+            apart = group.p_holm is not None and group.p_holm < SIGNIFICANT
+            few: Tone = "muted" if group.note else ""
             rows.append(
                 [
-                    group.level,
-                    group.patients,
-                    group.cases,
-                    NAMES.get(group.metric, group.metric),
-                    group.value,
+                    Cell(group.level, few),
+                    Cell(group.patients, few),
+                    Cell(group.cases, few),
+                    Cell(NAMES.get(group.metric, group.metric), few),
+                    Cell(group.value, few),
                     _span(group.low, group.high, none="–"),
                     Cell("–" if group.gap is None else f"{group.gap:+.3f}", "warn" if apart else ""),
                     _span(group.gap_low, group.gap_high, signed=True, none="–"),
+                    Cell(_p(group.p_holm), "warn" if apart else ""),
                     Cell(group.note, "muted"),
                 ]
             )
         tables.append(Table(columns, rows, column.replace("_", " ").capitalize()))
     return tables
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _label_tables(evaluation: Evaluation, beside: Metrics | None) -> list[Table]:

@@ -68,6 +68,18 @@ class Spread:
             influence=None if unknown else np.subtract(self.influence, other.influence),  # type: ignore[arg-type]
         )
 
+    def p(self) -> float:
+        """Return the two-sided p that the statistic is 0, from its standard error over the resamples."""
+        error = float(np.nanstd(self.draws)) if np.isfinite(self.draws).any() else NAN
+        if not np.isfinite(self.value) or not error > 0:
+            return NAN
+        return float(2 * ndtr(-abs(self.value) / error))
+
+    def turned(self) -> Spread:
+        """Return the statistic with its sign turned, for figures of which less is better."""
+        influence = None if self.influence is None else -self.influence
+        return Spread(-self.value, -self.draws, self.events, influence=influence)
+
     def interval(self) -> Interval:
         """Return the interval; none below ten patients, or if a tenth of the resamples is undefined."""
         defined = self.draws[np.isfinite(self.draws)]

@@ -38,6 +38,21 @@ class Budget(Config):
     epochs: PositiveInt | None = None
 
 
+class CardText(Config):
+    """What only a person can say about a model; the gate promotes none whose card leaves it out.
+
+    Attributes
+    ----------
+    intended_use : str
+        For whom, on what images, for which decision.
+    limits : str
+        Where it must not be used, and how it is known to fail.
+    """
+
+    intended_use: str = ""
+    limits: str = ""
+
+
 class Experiment(Config):
     """What to train: ``name`` is the model's name, ``plan`` holds what differs from the computed plan."""
 
@@ -49,3 +64,4 @@ class Experiment(Config):
     plan: dict[str, Any] = {}
     budget: Budget = Budget()
     gate: str = "default"
+    card: CardText = CardText()

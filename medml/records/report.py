@@ -33,6 +33,8 @@ class Subgroup(Record):
     ----------
     gap, gap_low, gap_high : float or None
         Value minus the value over all other cases, with its paired interval.
+    p, p_holm : float or None
+        Two-sided p of the gap, and adjusted for all gaps of the audit (Holm).
     """
 
     column: str
@@ -46,6 +48,8 @@ class Subgroup(Record):
     gap: float | None = None
     gap_low: float | None = None
     gap_high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
     note: str = ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pandas as pd
 import pytest
 
 from medml.config import load_config
+from medml.evaluation import gate as rules_of
+from medml.evaluation.card import REQUIRED
 from medml.evaluation.evaluate import summarise
-from medml.evaluation.gate import GateConfig, Judged, decide
+from medml.evaluation.gate import GateConfig, Judged
 
 SIZE = 30
+CARD = "\n".join(f"## {title}\nsaid\n" for title in REQUIRED)
+decide = partial(rules_of.decide, card=CARD)
 
 
 @pytest.fixture
@@ -169,3 +174,50 @@ def test_classifiers_are_compared_by_auroc_and_failures_count_as_wrong(class_ben
 def test_the_example_configuration_states_the_defaults() -> None:
     path = Path(__file__).parents[3] / "configs" / "gates" / "default.yaml"
     assert load_config(path, GateConfig) == GateConfig()
+
+
+def test_ceilings_bound_calibration_time_and_memory(judged: Any) -> None:
+    gate = GateConfig(ceilings={"ece": 0.1, "seconds_per_case": 0.5, "peak_memory_mb": 1e6})
+    decision = decide(judged(0.9), None, gate, challenger="m/1")
+    assert failed(decision) == {"ceiling seconds_per_case", "ceiling peak_memory_mb"}  # ece is no segmenter's
+    assert "seconds_per_case is 1.000, at most 0.500 is accepted" in decision.reason
+    assert "peak_memory_mb is undefined" in decision.reason
+
+
+def test_an_incomplete_card_is_named(judged: Any) -> None:
+    silent = CARD.replace("## Limits\nsaid", "## Limits\nNot stated.\n- a note")
+    decision = decide(judged(0.9), None, GateConfig(), challenger="m/1", card=silent)
+    assert failed(decision) == {"model card"}
+    assert "says nothing under Limits: fill in card:" in decision.reason
+    assert failed(decide(judged(0.9), None, GateConfig(), challenger="m/1", card=None)) == {"model card"}
+    assert decide(judged(0.9), None, GateConfig(require_card=False), challenger="m/1", card=None).promoted
+
+
+def test_a_planted_bias_against_one_sex_is_caught(class_bench: Any) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(200) % 2
+    score = np.clip(0.5 + 0.3 * (2 * truth - 1) + rng.normal(0, 0.15, 200), 0.01, 0.99)
+    table = pd.DataFrame(
+        {
+            "case_id": [f"c{n:03d}" for n in range(200)],
+            "patient": [f"p{n}" for n in range(200)],
+            "status": "done",
+            "reason": "",
+            "seconds": 1.0,
+            "sex": np.where(np.arange(200) % 4 < 2, "F", "M"),
+            "truth": np.array(["healthy", "ill"])[truth],
+            "prob_healthy": 1 - score,
+            "prob_ill": score,
+        }
+    )
+    dataset = class_bench.dataset.model_copy(update={"subgroups": ("sex",)})
+    fair = Judged(summarise(table, dataset, "m", "test", threshold=0.5), table)
+    assert decide(fair, fair, GateConfig(), challenger="m/2", champion="m/1").promoted
+    biased = table.copy()
+    women = biased["sex"] == "F"
+    biased.loc[women, ["prob_healthy", "prob_ill"]] = table.loc[women, ["prob_ill", "prob_healthy"]].to_numpy()
+    unfair = Judged(summarise(biased, dataset, "m", "test", threshold=0.5), biased)
+    (gap,) = [g for g in unfair.evaluation.subgroups if (g.level, g.metric) == ("F", "auroc")]
+    assert gap.p_holm is not None
+    assert gap.p_holm < 0.001
+    assert "subgroup sex=F auroc" in failed(decide(unfair, fair, GateConfig(), challenger="m/2", champion="m/1"))
