@@ -92,6 +92,7 @@ def evaluate_package(
                 scans,
                 frozen.labels,
                 part=part,
+                calibration=predictor.package.calibration,
                 on_case=lambda *_, count=count: count(),
             )
         threshold = predictor.package.calibration.threshold

@@ -58,6 +58,10 @@ def segment_charts(evaluation: Evaluation, done: pd.DataFrame) -> Charts:
         png = figures.strips(dict(list(values.items())[:10]), label="Dice", limits=(-0.02, 1.02))
         caption = "Dice of every scan; box: quartiles and median. n counts the scans where it is defined."
         charts["dice"] = Picture(png, caption)
+    if curves := evaluation.curves.get("froc"):
+        shown = {name: (curve[0], curve[1]) for name, curve in list(curves.items())[:MAX_CURVES]}
+        caption = "FROC: lesions found against false ones per scan, as the asked sureness falls."
+        charts["froc"] = Picture(figures.froc(shown), caption)
     for key, name in list(labels.items())[:4]:
         if f"volume_ml_{key}" in done:
             png = figures.bland_altman(

@@ -13,12 +13,15 @@ import numpy as np
 import pandas as pd
 
 from medml.errors import MedmlError, Refusal
+from medml.evaluation.detection import lesion_scores
 from medml.evaluation.names import foreground, label_keys
 from medml.evaluation.summary import TOLERANCE_MM, choose_threshold, summarise
 from medml.geometry import spacing_of
 from medml.io.scans import read_image, read_mask
+from medml.metrics.conformal import prediction_sets
 from medml.metrics.overlap import overlaps, volume_ml
 from medml.metrics.surface import surface_scores
+from medml.networks.package import Calibration
 from medml.records.batch import Prediction
 from medml.records.dataset import Case
 from medml.records.plan import Plan
@@ -39,7 +42,7 @@ class Predicts(Protocol):
     def plan(self) -> Plan:
         """The plan that the model was trained by."""
 
-    def predict(self, volume: Volume) -> Prediction:
+    def predict(self, volume: Volume, *, detailed: bool = False) -> Prediction:
         """Return what the model says about one volume."""
 
 
@@ -50,6 +53,7 @@ def case_table(
     labels: Mapping[int, str],
     *,
     part: Part,
+    calibration: Calibration | None = None,
     on_case: Callable[[str, str], None] | None = None,
 ) -> pd.DataFrame:
     """Predict every case and compare it with its reference; one row per case, whatever happens to it.
@@ -64,6 +68,8 @@ def case_table(
         The home's scans folder.
     labels : mapping of int to str
         Label value to name.
+    calibration : Calibration
+        The package's; its promises are kept or broken in ``conformal_set`` and ``outer_missed_<label>``.
     on_case : callable
         Told (case id, status) after each case.
 
@@ -74,9 +80,12 @@ def case_table(
         then), the case's columns, and
 
         * segmenters, per label: ``dice_, iou_, hd95_, nsd_, assd_, volume_ml_, reference_ml_, missed_, false_<label>``
-          and ``dice``, their mean; without known spacing no column in mm or mL.
+          and ``dice``, their mean; without known spacing no column in mm or mL. Lesion by lesion
+          (`medml.metrics.lesions`): ``lesions_found_<label>``, how sure the model was of each lesion of the reference,
+          separated by blanks, "-" for a missed one, and ``lesions_false_<label>``. ``outer_missed_<label>``: the share
+          of the reference outside the outer mask.
         * classifiers: ``prob_<class>``, ``truth``, ``predicted`` (the most probable class), ``correct``; with several
-          classes at once ``truth_<class>``, 0 or 1.
+          classes at once ``truth_<class>``, 0 or 1; else ``conformal_set``, the classes not ruled out.
     """
     keys = label_keys(labels)
     rows = []
@@ -85,7 +94,7 @@ def case_table(
         truth = _truth(case, labels, keys, predictor.plan)
         started = time.perf_counter()
         try:
-            result = _score(predictor, case, scans, labels, keys)
+            result = _score(predictor, case, scans, labels, keys, calibration or Calibration())
             row |= {"status": "done", "reason": ""}
         except Exception as error:
             # One case must not stop the others; it is counted, named by its id, and shown in every report.
@@ -121,17 +130,25 @@ def _truth(case: Case, labels: Mapping[int, str], keys: Mapping[int, str], plan:
     return row
 
 
-def _score(predictor: Predicts, case: Case, scans: Path, labels: Mapping[int, str], keys: Mapping[int, str]) -> Row:
+def _score(
+    predictor: Predicts,
+    case: Case,
+    scans: Path,
+    labels: Mapping[int, str],
+    keys: Mapping[int, str],
+    calibration: Calibration,
+) -> Row:
     volume, reference = read_case(case, scans)
-    prediction = predictor.predict(volume)
+    prediction = predictor.predict(volume, detailed=predictor.plan.task == "segment")
     seconds = {"seconds": sum(prediction.seconds.values())} if prediction.seconds else {}
     if predictor.plan.task == "segment":
         if reference is None or prediction.mask is None:
             raise Refusal("no_reference", "the case has no reference mask, so its prediction cannot be scored")
-        return seconds | _score_mask(prediction.mask, reference, volume, labels, keys)
+        scores = _score_mask(prediction.mask, reference, volume, labels, keys)
+        return seconds | scores | lesion_scores(prediction, reference, foreground(labels), keys, calibration.outer)
     if case.classes is None or prediction.probabilities is None:
         raise Refusal("no_reference", "the case has no class label, so its prediction cannot be scored")
-    return seconds | _score_classes(prediction.probabilities, case.classes, predictor.plan, labels, keys)
+    return seconds | _score_classes(prediction.probabilities, case.classes, predictor.plan, labels, keys, calibration)
 
 
 def _score_mask(
@@ -158,7 +175,12 @@ def _score_mask(
 
 
 def _score_classes(
-    probabilities: np.ndarray, classes: tuple[int, ...], plan: Plan, labels: Mapping[int, str], keys: Mapping[int, str]
+    probabilities: np.ndarray,
+    classes: tuple[int, ...],
+    plan: Plan,
+    labels: Mapping[int, str],
+    keys: Mapping[int, str],
+    calibration: Calibration,
 ) -> Row:
     """Return probabilities and decisions of one case; output n of the network is label value n."""
     values = sorted(labels)
@@ -175,4 +197,7 @@ def _score_classes(
         decided = {max(values, key=lambda value: probabilities[value])}
     row["predicted"] = "; ".join(labels[value] for value in sorted(decided))
     row["correct"] = int(decided == set(classes))
+    if calibration.quantile is not None and not plan.multi_label:
+        inside = prediction_sets(probabilities[np.newaxis, values], calibration.quantile)[0]
+        row["conformal_set"] = "; ".join(labels[value] for value, held in zip(values, inside, strict=True) if held)
     return row

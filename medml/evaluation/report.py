@@ -184,7 +184,8 @@ def _plan_tables(plan: Plan | None) -> list[Table]:
 
 def _dataset_notes(dataset: Dataset) -> list[str]:
     notes = [f"{len(dataset.omitted)} scans of the selection did not become cases."] if dataset.omitted else []
-    return notes + [f"Licence of {name}: {licence}" for name, licence in dataset.licences.items() if licence]
+    notes += [f"Licence of {name}: {licence}" for name, licence in dataset.licences.items() if licence]
+    return notes + [f"Consent for {name}: {consent}" for name, consent in dataset.consents.items() if consent]
 
 
 def _short(value: object) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from medml.evaluation.classes import ClassScores, class_scores
+from medml.evaluation.detection import RULE, froc_curve, lesion_metrics, lesions_of
 from medml.evaluation.names import foreground, label_keys
 from medml.evaluation.subgroups import Statistic, subgroup_table
 from medml.metrics.classification import youden_threshold
@@ -16,6 +17,8 @@ from medml.records.dataset import Dataset
 from medml.records.report import Evaluation, Summary
 
 TOLERANCE_MM = 1.0  # up to which a surface voxel counts as agreeing in NSD
+SIZE = "reference_volume"
+FEWEST_TO_THIRD = 30  # cases below which thirds say nothing
 Metrics = dict[str, float | None]
 Notes = tuple[str, ...]
 
@@ -50,8 +53,11 @@ def summarise(
             threshold = choose_threshold(table, dataset)
         scores = class_scores(done, dataset.labels, multi_label=dataset.multi_label, threshold=threshold)
         intervals, counts = scores.metrics(draws) if len(done) else {"auroc": Interval(float("nan"))}, {}
+        intervals |= set_metrics(done, draws)
         statistics, notes, threshold = _class_statistics(scores, draws), scores.notes(), scores.threshold
-    subgroups, subgroup_notes = subgroup_table(done, dataset.subgroups, statistics, draws)
+    audited = _with_size(done, dataset)
+    columns = (*dataset.subgroups, *((SIZE,) if SIZE in audited else ()))
+    subgroups, subgroup_notes = subgroup_table(audited, columns, statistics, draws)
     metrics = _flat(intervals) | counts | _running(table, done)
     return Evaluation(
         task=dataset.task,
@@ -66,7 +72,7 @@ def summarise(
         labels=dataset.labels,
         threshold=threshold,
         confusion=scores.confusion() if scores and len(done) else None,
-        curves=scores.curves() if scores and len(done) else {},
+        curves=scores.curves() if scores and len(done) else _froc_curves(done, dataset),
         subgroups=subgroups,
         notes=(*_general_notes(table, done, draws), *notes, *subgroup_notes),
     )
@@ -101,6 +107,9 @@ def _segment_metrics(
         if f"volume_ml_{key}" in done:
             difference = done[f"volume_ml_{key}"] - done[f"reference_ml_{key}"]
             intervals[f"volume_bias_ml_{key}"] = draws.mean(difference.to_numpy()).interval()
+        intervals |= lesion_metrics(done, key, draws)
+        if f"outer_missed_{key}" in done:
+            intervals[f"outer_missed_{key}"] = draws.mean(done[f"outer_missed_{key}"].to_numpy()).interval()
         for metric in ("missed", "false"):
             if f"{metric}_{key}" in done:
                 counts[f"{metric}_{key}"] = float(done[f"{metric}_{key}"].sum())
@@ -123,6 +132,21 @@ def _class_statistics(scores: ClassScores, draws: Resamples) -> list[Statistic]:
     return statistics
 
 
+def set_metrics(done: pd.DataFrame, draws: Resamples) -> dict[str, Interval]:
+    """Return how often the conformal set holds the truth, how large it is, and how often it names one class only."""
+    if "conformal_set" not in done or not len(done):
+        return {}
+    named = [str(value).split("; ") for value in done["conformal_set"]]
+    held = np.array([truth in names for truth, names in zip(done["truth"], named, strict=True)])
+    sizes = np.array([len(names) for names in named], dtype=float)
+    everyone = np.ones(len(done), dtype=bool)
+    return {
+        "coverage": draws.ratio(held, everyone).interval(),
+        "set_size": draws.mean(sizes).interval(),
+        "certain": draws.ratio(sizes == 1, everyone).interval(),
+    }
+
+
 def _segment_notes(done: pd.DataFrame, dataset: Dataset) -> Notes:
     keys = label_keys(dataset.labels)
     rule = (
@@ -133,6 +157,8 @@ def _segment_notes(done: pd.DataFrame, dataset: Dataset) -> Notes:
     for value, name in foreground(dataset.labels).items():
         if f"dice_{keys[value]}" in done and (empty := int(done[f"dice_{keys[value]}"].isna().sum())):
             notes.append(f"{name}: in {empty} of {len(done)} cases neither has it; left out of its Dice.")
+    if any(str(column).startswith("lesions_found_") for column in done):
+        notes.append(RULE)
     if any(str(column).startswith("hd95_") for column in done):
         notes.append(
             "HD95, ASSD and NSD compare border voxels (face neighbours, voxel centres, in mm; not weighted by area). "
@@ -142,6 +168,34 @@ def _segment_notes(done: pd.DataFrame, dataset: Dataset) -> Notes:
     elif len(done):
         notes.append("The voxel spacing is unknown, so no distance in mm and no volume in mL is given.")
     return tuple(notes)
+
+
+def _with_size(done: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """Return the table with a column that says in which third of the reference's volumes a case lies."""
+    keys = label_keys(dataset.labels)
+    columns = [f"reference_ml_{keys[value]}" for value in foreground(dataset.labels)]
+    if dataset.task != "segment" or len(done) < FEWEST_TO_THIRD or not set(columns) <= set(done.columns):
+        return done
+    volume = done[columns].sum(axis=1)
+    low, high = np.quantile(volume, (1 / 3, 2 / 3))
+    if not low < high:
+        return done
+    names = [f"<= {low:.3g} mL", f"to {high:.3g} mL", f"> {high:.3g} mL"]
+    return done.assign(**{SIZE: np.array(names)[np.digitize(volume, (low, high), right=True)]})
+
+
+def _froc_curves(done: pd.DataFrame, dataset: Dataset) -> dict[str, Any]:
+    """Return FROC curves by label name, of labels whose reference ever has more than one lesion in a scan."""
+    if dataset.task != "segment":
+        return {}
+    keys = label_keys(dataset.labels)
+    several = {
+        value: name
+        for value, name in foreground(dataset.labels).items()
+        if any(len(case.found) != 1 for case in lesions_of(done, keys[value]))
+    }
+    curves = {name: froc_curve(done, keys[value]) for value, name in several.items()}
+    return {"froc": {name: [*curve] for name, curve in curves.items() if curve[0]}} if curves else {}
 
 
 def _general_notes(table: pd.DataFrame, done: pd.DataFrame, draws: Resamples) -> Notes:

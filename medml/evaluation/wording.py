@@ -25,6 +25,9 @@ CLASS_FIGURES = {
     "mcc": ("Matthews correlation", "-1 to 1; 0 is chance"),
     "brier": ("Brier score", "squared error of probabilities; lower is better"),
     "ece": ("Calibration error (ECE)", "gap of predicted and observed shares; lower is better"),
+    "coverage": ("Conformal coverage", "share of cases whose set of classes holds the truth; promised 0.900"),
+    "set_size": ("Conformal set size", "classes that cannot be ruled out, on average"),
+    "certain": ("One class only", "share of cases whose set names a single class"),
 }
 LABEL_FIGURES = {
     "dice": "Dice",
@@ -106,6 +109,8 @@ def metric_tables(evaluation: Evaluation, validation: Evaluation | None) -> list
     columns = ["Figure", "Value", "95 % interval", *(["Validation"] if beside else []), "What it says"]
     rows: list[list[Value]] = []
     for key, (name, meaning) in CLASS_FIGURES.items():
+        if key not in metrics:
+            continue
         middle: list[Value] = [beside.get(key)] if beside else []
         rows.append([name, metrics.get(key), _interval(metrics, key), *middle, Cell(meaning, "muted")])
     tables = [Table(columns, rows)]
@@ -173,6 +178,7 @@ def _label_tables(evaluation: Evaluation, beside: Metrics | None) -> list[Table]
         rows.append([name, *cells, *counts])
     columns = ["Structure", *(LABEL_FIGURES[figure] for figure in figures), "Missed", "False"]
     tables = [Table(columns, rows, "Mean over scans, below it the 95 % interval; missed and false count scans")]
+    tables += _lesion_tables(metrics, {name: keys[value] for value, name in labels.items()})
     if beside:
         wanted = ["dice_mean", *(f"dice_{keys[value]}" for value in labels)]
         names = ["Mean Dice", *(f"Dice {name}" for name in labels.values())]
@@ -181,6 +187,28 @@ def _label_tables(evaluation: Evaluation, beside: Metrics | None) -> list[Table]
             for name, key in zip(names, wanted, strict=True)
         ]
         tables.append(Table(["Figure", "Test", "95 % interval", "Validation (used for choosing)"], lines))
+    return tables
+
+
+def _lesion_tables(metrics: Metrics, keys: Mapping[str, str]) -> list[Table]:
+    """Return what is found lesion by lesion, and whether the outer masks keep their promise."""
+    tables = []
+    found: list[list[Value]] = [
+        [name, *(_compact(metrics, f"lesion_{figure}_{key}") for figure in ("sensitivity", "false_per_scan", "f1"))]
+        for name, key in keys.items()
+        if f"lesion_sensitivity_{key}" in metrics
+    ]
+    if found:
+        columns = ["Structure", "Lesions found", "False lesions per scan", "Lesion F1"]
+        tables.append(Table(columns, found, "Lesion by lesion (connected components)"))
+    outer: list[list[Value]] = [
+        [name, metrics[f"outer_missed_{key}"], _interval(metrics, f"outer_missed_{key}")]
+        for name, key in keys.items()
+        if metrics.get(f"outer_missed_{key}") is not None
+    ]
+    if outer:
+        caption = "Outer mask (conformal risk control, promised on validation: at most 0.100 missed on average)"
+        tables.append(Table(["Structure", "Share missed", "95 % interval"], outer, caption))
     return tables
 
 

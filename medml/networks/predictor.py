@@ -20,7 +20,7 @@ from medml.networks.recipe import input_shape
 from medml.records.batch import Prediction
 from medml.records.scan import Volume
 from medml.transforms.postprocessing import keep_largest
-from medml.transforms.preprocessing import best_label, preprocess, restore
+from medml.transforms.preprocessing import best_label, preprocess, restore, restore_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,13 @@ class Predictor:
             raise ConfigError(f"the plan's tta_flips name axis {wrong[0]}; a {self.plan.dims}D network has none such")
         self.network = self.package.network.to(self.device).eval()
 
-    def predict(self, volume: Volume) -> Prediction:
+    def predict(self, volume: Volume, *, detailed: bool = False) -> Prediction:
         """Segment or classify one canonical volume (C, I, J, K).
+
+        Parameters
+        ----------
+        detailed : bool
+            Whether a segmenter also gives the probability of each label at each voxel: 2 bytes each.
 
         Raises
         ------
@@ -63,14 +68,14 @@ class Predictor:
             If the volume cannot meet the plan: ``channels``, ``no_spacing``, ``dimensions``, ``not_finite``.
         """
         with torch.inference_mode():
-            return self._segment(volume) if self.plan.task == "segment" else self._classify(volume)
+            return self._segment(volume, detailed) if self.plan.task == "segment" else self._classify(volume)
 
     def logits(self, image: torch.Tensor) -> torch.Tensor:
         """Return a segmenter's scores (L, I, J, K) of a preprocessed image (C, I, J, K)."""
         with torch.inference_mode():
             return self._logits(image)
 
-    def _segment(self, volume: Volume) -> Prediction:
+    def _segment(self, volume: Volume, detailed: bool) -> Prediction:
         clock = [time.perf_counter()]
         prepared = preprocess(volume, self.plan)
         clock.append(time.perf_counter())
@@ -83,7 +88,12 @@ class Predictor:
             mask = keep_largest(mask)
         uncertainty = mean_entropy(logits)
         clock.append(time.perf_counter())
-        return Prediction(mask=mask, uncertainty=uncertainty, seconds=_steps(clock))
+        return Prediction(
+            mask=mask,
+            uncertainty=uncertainty,
+            seconds=_steps(clock),
+            label_probabilities=restore_probabilities(logits, prepared, self.plan) if detailed else None,
+        )
 
     def _classify(self, volume: Volume) -> Prediction:
         clock = [time.perf_counter()]

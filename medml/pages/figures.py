@@ -52,6 +52,21 @@ def precision_recall(
         return to_png(figure)
 
 
+def froc(curves: Mapping[str, Curve], *, notes: Mapping[str, str] | None = None) -> bytes:
+    """Draw free-response curves: name to (false lesions per scan, share of lesions found)."""
+    with styled():
+        figure, axes = _chart(*_SQUARE)
+        for place, (name, (false, found)) in enumerate(curves.items()):
+            label = plain(name, 24) + (f"  {notes[name]}" if notes and name in notes else "")
+            axes.step([0.0, *false], [0.0, *found], where="post", color=COLOURS[place % len(COLOURS)], label=label)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("False lesions per scan")
+        axes.set_ylabel("Share of lesions found")
+        axes.legend(loc="lower right")
+        return to_png(figure)
+
+
 def calibration(
     predicted: Sequence[float], observed: Sequence[float], counts: Sequence[int], *, note: str = ""
 ) -> bytes:

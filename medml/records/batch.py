@@ -27,12 +27,15 @@ class Prediction:
         Segmenter: mean entropy in [0, 1] over the predicted foreground's box; classifier: normalised entropy.
     seconds : dict
         Wall time per step: preprocess, network, restore.
+    label_probabilities : ndarray of shape (L, I, J, K), float16
+        Segmenters that were asked for details: of each label, on the volume's own grid.
     """
 
     mask: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     uncertainty: float = float("nan")
     seconds: dict[str, float] = field(default_factory=dict)
+    label_probabilities: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

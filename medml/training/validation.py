@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +100,16 @@ def network_scores(
         with torch.inference_mode(), autocast(device, precision):
             parts.append(run_network(network, torch.from_numpy(images).to(device), plan).float().cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, len(plan.labels)))
+
+
+def mask_probabilities(
+    network: nn.Module, cases: Sequence[Case], store: Store, plan: Plan, *, device: torch.device
+) -> Iterator[tuple[Case, np.ndarray]]:
+    """Yield each case with a segmenter's probabilities (L, I, J, K) on the network's grid, in fp32."""
+    predictor = _predictor(network, plan, device=device, precision="fp32")
+    for case in cases:
+        logits = predictor.logits(torch.from_numpy(np.array(store.image(case.case_id))))
+        yield case, torch.softmax(logits.float(), dim=0).cpu().numpy()
 
 
 def _segmenter_scores(

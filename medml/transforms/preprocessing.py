@@ -142,6 +142,35 @@ def restore(scores: np.ndarray | torch.Tensor, prepared: Prepared, plan: Plan) -
     return mask
 
 
+def restore_probabilities(scores: np.ndarray | torch.Tensor, prepared: Prepared, plan: Plan) -> np.ndarray:
+    """Turn a segmenter's logits into probabilities of each label on the volume's own grid.
+
+    Parameters
+    ----------
+    scores : array of shape (L, I, J, K)
+        Logits on the network grid; resampled linearly as `restore` does, then softmax.
+
+    Returns
+    -------
+    ndarray of shape (L, I, J, K), float16
+        Outside the crop the background has 1.
+    """
+    tensor = torch.as_tensor(scores)
+    start, stop = prepared.box
+    inner: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
+    result = np.zeros((tensor.shape[0], *prepared.shape), dtype=np.float16)
+    result[0] = 1
+    back = (1 / prepared.step[0], 1 / prepared.step[1], 1 / prepared.step[2])
+    slab = max(1, RESTORE_BYTES // (4 * tensor.shape[0] * inner[0] * inner[1]))
+    for first in range(0, inner[2], slab):
+        depth = min(slab, inner[2] - first)
+        part = resample_linear(tensor, back, (inner[0], inner[1], depth), first=(0, 0, first))
+        into = slice(start[2] + first, start[2] + first + depth)
+        shares = torch.softmax(part.float(), dim=0).to(torch.float16).cpu().numpy()
+        result[:, start[0] : stop[0], start[1] : stop[1], into] = shares
+    return result
+
+
 def best_label(scores: torch.Tensor) -> torch.Tensor:
     """Return the argmax over the first axis as uint8; ties go to the lower label.
 

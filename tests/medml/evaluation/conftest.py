@@ -30,7 +30,7 @@ class Model:
     answer: Callable[[Volume], Prediction]
     asked: list[int] = field(default_factory=list)
 
-    def predict(self, volume: Volume) -> Prediction:
+    def predict(self, volume: Volume, *, detailed: bool = False) -> Prediction:
         self.asked.append(int(volume.voxels.max()))
         return self.answer(volume)
 

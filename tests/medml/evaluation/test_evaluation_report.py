@@ -59,6 +59,7 @@ def test_everything_is_written(segment_report: Any) -> None:
         "cases.csv",
         "evaluation.json",
         "figures/dice.png",
+        "figures/froc.png",
         "figures/subgroups.png",
         "figures/training.png",
         "figures/volume_left_lobe.png",

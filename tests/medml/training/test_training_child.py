@@ -53,7 +53,9 @@ def test_a_segmenter_is_trained_reported_and_packaged(blocks: Any, write_job: Wr
     assert [(epoch.epoch, epoch.step) for epoch in epochs] == [(n, 10 * n) for n in range(1, 9)]
     assert epochs[-1].metrics["val_dice"] > 0.6 > epochs[0].metrics["val_dice"]
     assert epochs[-1].metrics["train_loss"] < epochs[0].metrics["train_loss"]
-    assert load_package(run / "package").plan == plan
+    package = load_package(run / "package")
+    assert package.plan == plan
+    assert package.calibration.outer == {}  # fewer than nine validation patients can promise nothing at 10 %
     assert json.loads((run / "progress.json").read_text())["phase"] == "finish"
 
 
@@ -64,6 +66,7 @@ def test_a_classifier_is_calibrated_on_validation_cases(pictures: Any, write_job
     assert epochs_of(run)[-1].metrics["val_auroc"] == 1.0
     assert package.calibration.threshold is not None
     assert 0 < package.calibration.threshold < 1
+    assert package.calibration.quantile is None or 0 <= package.calibration.quantile <= 1
     assert "threshold" in (run / "package" / "docs" / "README.md").read_text()
 
 

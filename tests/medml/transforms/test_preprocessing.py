@@ -23,7 +23,14 @@ from medml.errors import Refusal
 from medml.records.plan import Normalisation, Plan
 from medml.records.scan import Volume
 from medml.transforms import preprocessing
-from medml.transforms.preprocessing import best_label, preprocess, preprocess_mask, restore, stack_channels
+from medml.transforms.preprocessing import (
+    best_label,
+    preprocess,
+    preprocess_mask,
+    restore,
+    restore_probabilities,
+    stack_channels,
+)
 
 PlanMaker = Callable[..., Plan]
 OBLIQUE = np.array([[0.96, -0.84, 0.0, -31.0], [0.72, 1.12, 0.0, 12.0], [0.0, 0.0, 2.5, 4.0], [0, 0, 0, 1]])
@@ -173,6 +180,24 @@ def test_restore_slab_by_slab_is_restore_at_once(
     at_once = restore(scores, prepared, plan)
     monkeypatch.setattr(preprocessing, "RESTORE_BYTES", 1)
     np.testing.assert_array_equal(restore(torch.from_numpy(scores), prepared, plan), at_once)
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 2.0, 2.0)])
+def test_restored_probabilities_sum_to_one_and_agree_with_the_mask(
+    make_plan: PlanMaker, blob: Volume, monkeypatch: pytest.MonkeyPatch, spacing: tuple[float, float, float] | None
+) -> None:
+    plan = make_plan(spacing_mm=spacing, crop_foreground=True)
+    prepared = preprocess(blob, plan)
+    scores = 5 * np.random.default_rng(0).normal(size=(2, *prepared.resampled)).astype(np.float32)
+    monkeypatch.setattr(preprocessing, "RESTORE_BYTES", 1 << 12)
+    shares = restore_probabilities(scores, prepared, plan).astype(float)
+    assert shares.shape == (2, *prepared.shape)
+    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=2e-3)
+    clear = np.abs(shares[1] - 0.5) > 0.01
+    np.testing.assert_array_equal((shares[1] > 0.5)[clear], (restore(scores, prepared, plan) == 1)[clear])
+    outside = np.ones(prepared.shape, bool)
+    outside[tuple(slice(a, b) for a, b in zip(*prepared.box, strict=True))] = False
+    assert (shares[0][outside] == 1).all()
 
 
 def test_the_best_label_is_the_argmax_and_ties_go_to_the_lower_one() -> None:
