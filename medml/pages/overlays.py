@@ -20,7 +20,7 @@ from matplotlib.patheffects import Normal, Stroke
 
 from medml.pages.style import new_figure, plain, styled, to_png
 
-_BLACK, _INK = "#000000", "#e8edf2"
+BLACK, PALE = "#000000", "#e8edf2"
 # Okabe and Ito 2008 in the order that stands out on black.
 _LABEL_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
 _OUTCOME_COLOURS = {
@@ -33,7 +33,7 @@ Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Plane:
+class Plane:
     """One way to cut: the axis cut, the picture's axes (down, right) and whether each runs backwards."""
 
     name: str
@@ -44,12 +44,12 @@ class _Plane:
     letters: tuple[str, str, str, str]  # left, right, top, bottom
 
 
-_PLANES = (
-    _Plane("Axial", 2, 1, 0, (True, True), ("R", "L", "A", "P")),
-    _Plane("Coronal", 1, 2, 0, (True, True), ("R", "L", "S", "I")),
-    _Plane("Sagittal", 0, 2, 1, (True, True), ("A", "P", "S", "I")),
+PLANES = (
+    Plane("Axial", 2, 1, 0, (True, True), ("R", "L", "A", "P")),
+    Plane("Coronal", 1, 2, 0, (True, True), ("R", "L", "S", "I")),
+    Plane("Sagittal", 0, 2, 1, (True, True), ("A", "P", "S", "I")),
 )
-_PICTURE = _Plane("", 2, 1, 0, (False, False), ("", "", "", ""))
+PICTURE = Plane("", 2, 1, 0, (False, False), ("", "", "", ""))
 
 
 def overlay_png(
@@ -79,23 +79,23 @@ def overlay_png(
         "CT" windows to the body, without the air around it.
     """
     volume = image if image.ndim == 4 else image[np.newaxis]
-    planes = (_PICTURE,) if volume.shape[3] == 1 else _PLANES
+    planes = (PICTURE,) if volume.shape[3] == 1 else PLANES
     low, high = window(volume, modality=modality)
     index = _middle(reference, mask, (volume.shape[1], volume.shape[2], volume.shape[3]))
     columns = _columns(mask, reference)
-    rows = [_cut_all(volume, mask, reference, plane, index, (low, high)) for plane in planes]
+    rows = [cut_all(volume, mask, reference, plane, index, (low, high)) for plane in planes]
     spacing = spacing_mm or (1.0, 1.0, 1.0)
-    shapes = [_extent(row[0].shape[:2], plane, spacing) for row, plane in zip(rows, planes, strict=True)]
+    shapes = [extent_of(row[0].shape[:2], plane, spacing) for row, plane in zip(rows, planes, strict=True)]
     with styled():
-        figure, grid = _grid(shapes, len(columns), 0.3 + (0.28 if title else 0.0))
+        figure, grid = picture_grid(shapes, len(columns), 0.3 + (0.28 if title else 0.0))
         for row, plane, axes_row in zip(rows, planes, grid, strict=True):
             _draw_row(axes_row, row, columns, plane, spacing, letters=spacing_mm is not None)
         if len(columns) > 1:
             for axes, name in zip(grid[0], columns, strict=True):
-                axes.set_title(name, color=_INK, fontsize=9, loc="center")
+                axes.set_title(name, color=PALE, fontsize=9, loc="center")
         _legend(figure, columns, labels, mask, reference)
         if title:
-            figure.suptitle(plain(title, 110), color=_INK, fontsize=10, x=0.01, ha="left")
+            figure.suptitle(plain(title, 110), color=PALE, fontsize=10, x=0.01, ha="left")
         return to_png(figure, dpi=110)
 
 
@@ -123,14 +123,14 @@ def contact_sheet(
     columns = max(1, min(columns, len(images)))
     count = max(1, -(-len(images) // columns))
     with styled():
-        figure = new_figure(1.75 * columns, 1.95 * count + (0.35 if title else 0.0), face=_BLACK)
+        figure = new_figure(1.75 * columns, 1.95 * count + (0.35 if title else 0.0), face=BLACK)
         grid = figure.subplots(count, columns, squeeze=False)
         for axes in grid.ravel():
             axes.set_axis_off()
         for axes, image, caption, mask, spacing in zip(grid.ravel(), images, captions, masks, spacings, strict=False):
             _draw_thumbnail(axes, image, caption, mask, spacing or (1.0, 1.0, 1.0), modality)
         if title:
-            figure.suptitle(plain(title, 110), color=_INK, fontsize=10, x=0.01, ha="left")
+            figure.suptitle(plain(title, 110), color=PALE, fontsize=10, x=0.01, ha="left")
         return to_png(figure, dpi=110)
 
 
@@ -176,31 +176,31 @@ def _columns(mask: np.ndarray | None, reference: np.ndarray | None) -> tuple[str
     return ("Image", "Reference") if reference is not None else ("Image",)
 
 
-def _cut_all(
+def cut_all(
     volume: np.ndarray,
     mask: np.ndarray | None,
     reference: np.ndarray | None,
-    plane: _Plane,
+    plane: Plane,
     index: tuple[int, int, int],
     limits: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Return picture (rows, columns, 3) in [0, 1], mask and reference of one plane."""
     place = index[plane.cut]
     if volume.shape[0] == 3 and volume.shape[3] == 1:
-        parts = [_cut(component, plane, place) for component in volume]
+        parts = [cut_slice(component, plane, place) for component in volume]
         ceiling = 255.0 if volume.dtype == np.uint8 or volume.max() > 1 else 1.0
         picture = np.stack(parts, axis=-1).astype(np.float32) / ceiling
     else:
-        grey = (_cut(volume[0], plane, place).astype(np.float32) - limits[0]) / (limits[1] - limits[0])
+        grey = (cut_slice(volume[0], plane, place).astype(np.float32) - limits[0]) / (limits[1] - limits[0])
         picture = np.repeat(np.nan_to_num(grey)[..., np.newaxis], 3, axis=-1)
     return (
         np.clip(picture, 0.0, 1.0),
-        None if mask is None else _cut(mask, plane, place),
-        None if reference is None else _cut(reference, plane, place),
+        None if mask is None else cut_slice(mask, plane, place),
+        None if reference is None else cut_slice(reference, plane, place),
     )
 
 
-def _cut(volume: np.ndarray, plane: _Plane, place: int) -> np.ndarray:
+def cut_slice(volume: np.ndarray, plane: Plane, place: int) -> np.ndarray:
     """Return one slice (down, right) as it is shown."""
     flat: np.ndarray = np.take(volume, place, axis=plane.cut)
     if plane.down > plane.right:
@@ -208,22 +208,22 @@ def _cut(volume: np.ndarray, plane: _Plane, place: int) -> np.ndarray:
     return flat[:: -1 if plane.flips[0] else 1, :: -1 if plane.flips[1] else 1]
 
 
-def _extent(shape: tuple[int, ...], plane: _Plane, spacing: Triple) -> tuple[float, float]:
+def extent_of(shape: tuple[int, ...], plane: Plane, spacing: Triple) -> tuple[float, float]:
     """Return height and width of a slice in mm (or voxels)."""
     return shape[0] * spacing[plane.down], shape[1] * spacing[plane.right]
 
 
-def _grid(shapes: Sequence[tuple[float, float]], columns: int, extra: float) -> tuple[Figure, np.ndarray]:
+def picture_grid(shapes: Sequence[tuple[float, float]], columns: int, extra: float) -> tuple[Figure, np.ndarray]:
     """Return a figure and its axes (planes, columns); an image without masks has its planes side by side."""
     if columns == 1:
         scale = 3.0 / max(extent[0] for extent in shapes)
         widths = [min(max(extent[1] * scale, 1.0), 4.5) for extent in shapes]
-        figure = new_figure(sum(widths) + 0.1, 3.0 + extra, face=_BLACK)
+        figure = new_figure(sum(widths) + 0.1, 3.0 + extra, face=BLACK)
         return figure, figure.subplots(1, len(shapes), squeeze=False, gridspec_kw={"width_ratios": widths}).T
     width = 3.4 if columns == 2 else 2.55
     scale = width / max(extent[1] for extent in shapes)
     heights = [min(max(extent[0] * scale, 0.45 * width), 1.15 * width) for extent in shapes]
-    figure = new_figure(width * columns + 0.1, sum(heights) + 0.32 + extra, face=_BLACK)
+    figure = new_figure(width * columns + 0.1, sum(heights) + 0.32 + extra, face=BLACK)
     return figure, figure.subplots(len(shapes), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
 
 
@@ -231,7 +231,7 @@ def _draw_row(
     axes_row: Sequence[Axes],
     row: tuple[np.ndarray, np.ndarray | None, np.ndarray | None],
     columns: Sequence[str],
-    plane: _Plane,
+    plane: Plane,
     spacing: Triple,
     *,
     letters: bool,
@@ -256,12 +256,13 @@ def _draw_row(
         elif box is not None:
             axes.set_xlim(box[2] - 0.5, box[3] - 0.5)
             axes.set_ylim(box[1] - 0.5, box[0] - 0.5)
-    _annotate(axes_row[0], plane, letters=letters)
+    annotate(axes_row[0], plane, letters=letters)
 
 
-def _annotate(axes: Axes, plane: _Plane, *, letters: bool) -> None:
+def annotate(axes: Axes, plane: Plane, *, letters: bool) -> None:
+    """Write the plane's name and the patient's directions at the rim of a picture."""
     rim = [Stroke(linewidth=1.6, foreground="#000000"), Normal()]
-    text: dict[str, Any] = {"color": _INK, "fontsize": 7.5, "transform": axes.transAxes, "path_effects": rim}
+    text: dict[str, Any] = {"color": PALE, "fontsize": 7.5, "transform": axes.transAxes, "path_effects": rim}
     if letters and plane.name:
         places = (
             (0.02, 0.5, "left", "center"),
@@ -350,7 +351,7 @@ def _legend(
             handles=entries,
             loc="outside lower left",
             ncols=min(len(entries), wide),
-            labelcolor=_INK,
+            labelcolor=PALE,
             fontsize=8,
             handlelength=1.0,
             handleheight=1.0,
@@ -362,13 +363,13 @@ def _draw_thumbnail(
     axes: Axes, image: np.ndarray, caption: str, mask: np.ndarray | None, spacing: Triple, modality: str
 ) -> None:
     volume = image if image.ndim == 4 else image[np.newaxis]
-    plane = _PICTURE if volume.shape[3] == 1 else _PLANES[0]
+    plane = PICTURE if volume.shape[3] == 1 else PLANES[0]
     index = _middle(None, mask, (volume.shape[1], volume.shape[2], volume.shape[3]))
     limits = window(volume, modality=modality)
-    picture, cut, _ = _cut_all(volume, mask, None, plane, index, limits)
+    picture, cut, _ = cut_all(volume, mask, None, plane, index, limits)
     shown = picture if cut is None else _tint(picture, cut)
     axes.imshow(shown, aspect=spacing[plane.down] / spacing[plane.right], interpolation="nearest")
-    axes.set_title(plain(caption, 26), color=_INK, fontsize=7, fontweight="normal", loc="center", pad=3)
+    axes.set_title(plain(caption, 26), color=PALE, fontsize=7, fontweight="normal", loc="center", pad=3)
 
 
 def label_colour(value: int) -> str:

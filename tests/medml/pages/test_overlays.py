@@ -9,9 +9,9 @@ from matplotlib.image import imread
 from scipy.ndimage import find_objects, label
 
 from medml.pages.overlays import (
-    _PICTURE,
-    _PLANES,
-    _cut,
+    PICTURE,
+    PLANES,
+    cut_slice,
     _difference,
     _middle,
     _zoom_box,
@@ -32,7 +32,7 @@ def pixels(png: bytes) -> np.ndarray:
 def test_axial_shows_the_patients_left_on_the_right_and_anterior_up() -> None:
     volume = np.zeros((4, 5, 3))  # RAS: I to the right, J to the front, K to the head
     volume[0, 4, 1] = 1  # far left, far front
-    shown = _cut(volume, _PLANES[0], 1)
+    shown = cut_slice(volume, PLANES[0], 1)
     assert shown.shape == (5, 4)
     assert np.argwhere(shown).tolist() == [[0, 3]]
 
@@ -40,14 +40,14 @@ def test_axial_shows_the_patients_left_on_the_right_and_anterior_up() -> None:
 def test_coronal_has_the_head_up_and_sagittal_the_front_on_the_left() -> None:
     volume = np.zeros((4, 5, 3))
     volume[3, 4, 2] = 1  # far right, far front, far up
-    assert np.argwhere(_cut(volume, _PLANES[1], 4)).tolist() == [[0, 0]]
-    assert np.argwhere(_cut(volume, _PLANES[2], 3)).tolist() == [[0, 0]]
+    assert np.argwhere(cut_slice(volume, PLANES[1], 4)).tolist() == [[0, 0]]
+    assert np.argwhere(cut_slice(volume, PLANES[2], 3)).tolist() == [[0, 0]]
 
 
 def test_a_picture_is_upright() -> None:
     picture = np.zeros((4, 5, 1))  # I: column number, J: row number
     picture[3, 0, 0] = 1  # last column, first row
-    shown = _cut(picture, _PICTURE, 0)
+    shown = cut_slice(picture, PICTURE, 0)
     assert shown.shape == (5, 4)
     assert np.argwhere(shown).tolist() == [[0, 3]]
 
