@@ -1,26 +1,39 @@
-"""`make bench`: run every benchmark, print one table with commit and machine."""
+"""`make bench`: run every benchmark, or those that are named, with commit and machine at the top."""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
-import torch
-
-from benchmarks import metrics, sliding_window
+TABLES = ("metrics", "sliding_window")
 
 
-def main() -> None:
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside the peers, as ratios.")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join((*TABLES, 'ingest'))}; all if none is given")
+    names = parser.parse_args().names or [*TABLES, "ingest"]
+    unknown = sorted({*names} - {*TABLES, "ingest"})
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(unknown)}; expected {', '.join((*TABLES, 'ingest'))}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    print(f"{datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip() or 'unknown'}, {processor()}, {gpu}\n")
-    print("| task | peer | ours, CPU s | peer, CPU s | CPU ratio | wall ratio | agreement |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for module in (metrics, sliding_window):
-        for pair in module.run():
+    print(f"{datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip() or 'unknown'}, {processor()}, {graphics()}\n")
+    pairs = [name for name in names if name in TABLES]
+    if pairs:
+        print("| task | peer | ours, CPU s | peer, CPU s | CPU ratio | wall ratio | agreement |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in pairs:
+        for pair in import_module(f"benchmarks.{name}").run():
             print(pair.row(), flush=True)
+    failed = 0
+    if "ingest" in names:
+        print()
+        failed = import_module("benchmarks.ingest").main()
+    return min(1, failed)
 
 
 def processor() -> str:
@@ -29,5 +42,11 @@ def processor() -> str:
     return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
+def graphics() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,7 @@
 """The few kinds of error a caller may want to catch. Messages: who, found, expected, what to do."""
 
+from __future__ import annotations
+
 
 class MedmlError(Exception):
     """Any error that medml raises on purpose; its text is fit to show to a user."""
@@ -21,6 +23,9 @@ class Refusal(MedmlError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type[Refusal], tuple[str, str]]:
+        return type(self), (self.code, str(self))
 
 
 class GeometryError(Refusal):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from medml.errors import GeometryError
-from medml.records.scan import SourceGrid
+from medml.records.scan import SliceMap, SourceGrid
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -69,11 +69,34 @@ def to_canonical(voxels: np.ndarray, grid: SourceGrid) -> np.ndarray:
 
 
 def to_source(voxels: np.ndarray, grid: SourceGrid) -> np.ndarray:
-    """Undo `to_canonical`: the last three axes of ``voxels`` return to the source grid (a view)."""
+    """Undo `to_canonical`: the last three axes of ``voxels`` return to the source grid.
+
+    A view; of a repaired source a copy on its own slices, by nearest neighbour: fit for labels.
+    """
     lead = voxels.ndim - 3
     flipped = np.flip(voxels, axis=_reversed(lead, grid))
     inverse = [lead + int(axis) for axis in np.argsort(grid.axes)]
-    return np.asarray(flipped.transpose([*range(lead), *inverse]))
+    regular = np.asarray(flipped.transpose([*range(lead), *inverse]))
+    return regular if grid.repair is None else _to_slices(regular, grid.repair)
+
+
+def from_source(labels: np.ndarray, grid: SourceGrid) -> np.ndarray:
+    """Bring labels on the source's own slices to the canonical grid: `to_canonical`, after the source's repair if any.
+
+    Nearest neighbour; 0 where the source has no voxel.
+    """
+    return to_canonical(labels if grid.repair is None else _to_regular(labels, grid, grid.repair), grid)
+
+
+def source_shape(grid: SourceGrid) -> tuple[int, int, int]:
+    """Return the shape of what `to_source` gives."""
+    return grid.shape if grid.repair is None else grid.repair.shape
+
+
+def source_affine(grid: SourceGrid) -> np.ndarray | None:
+    """Return the affine (4, 4) of what `to_source` gives; None if its slices stand at varying distances."""
+    matrix = grid.affine if grid.repair is None else grid.repair.affine
+    return None if matrix is None else np.asarray(matrix, dtype=float)
 
 
 def canonical_affine(grid: SourceGrid) -> np.ndarray:
@@ -101,6 +124,31 @@ def same_grid(
 def _reversed(lead: int, grid: SourceGrid) -> tuple[int, ...]:
     """Return the canonical axes that run against their source axis, after ``lead`` leading ones."""
     return tuple(lead + n for n, flip in enumerate(grid.flips) if flip)
+
+
+def _nearest(repair: SliceMap) -> np.ndarray:
+    """Return the whole indices (slices, 3) of the regular grid that are nearest to the first voxel of each slice."""
+    return np.floor(np.asarray(repair.places) + 0.5).astype(int)
+
+
+def _to_slices(regular: np.ndarray, repair: SliceMap) -> np.ndarray:
+    columns, rows, _ = repair.shape
+    slices = [regular[..., i : i + columns, j : j + rows, k] for i, j, k in _nearest(repair).tolist()]
+    return np.stack(slices, axis=-1)
+
+
+def _to_regular(labels: np.ndarray, grid: SourceGrid, repair: SliceMap) -> np.ndarray:
+    if labels.shape[-3:] != repair.shape:
+        raise GeometryError("shape_mismatch", f"labels have the shape {labels.shape[-3:]}, expected {repair.shape}")
+    columns, rows, _ = repair.shape
+    regular = np.zeros((*labels.shape[:-3], *grid.shape), dtype=labels.dtype)
+    first = _nearest(repair)
+    depths = np.asarray(repair.places)[:, 2]
+    for k in range(grid.shape[2]):
+        nearest = int(np.argmin(np.abs(depths - k)))
+        i, j, _ = first[nearest].tolist()
+        regular[..., i : i + columns, j : j + rows, k] = labels[..., nearest]
+    return regular
 
 
 def _closest_axes(directions: np.ndarray) -> tuple[int, int, int]:

@@ -78,6 +78,52 @@ def ingest(
     _run(home, work, as_json)
 
 
+@app.command(epilog="Example: medml deidentify /data/ct -o /data/ct_anon --config configs/deidentify/research.yaml")
+def deidentify(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="DICOM folder or file; it is only read.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files, outside of SRC.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="YAML like configs/deidentify/default.yaml.")
+    ] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """De-identify DICOM files by PS3.15 Annex E. Run it again after an interruption: what is done is skipped."""
+    home: Home = context.obj
+    values = _deidentify_values(config, settings)
+
+    def work() -> VerbResult:
+        from pipelines.deidentify import deidentify as flow
+        from pipelines.requests import write_request
+
+        out = str(output.expanduser().resolve())
+        return flow(write_request(home, "deidentify", sources=_existing([source]), output=out, config=values))
+
+    _run(home, work, as_json)
+
+
+@app.command(epilog="Example: medml release q-0123456789abcdef --by 'A. Reader'   |   medml release (lists what waits)")
+def release(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids that a report names.")] = None,
+    by: Annotated[str, typer.Option(help="Who looked at the pixels and saw no name.")] = "",
+    note: Annotated[str, typer.Option(help="Anything to remember about it.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Let images through that were held back because their pixels may show a name; without ids, list them."""
+
+    def work() -> VerbResult:
+        from pipelines.release import release as let_through
+
+        if names and not by.strip():
+            raise ConfigError("--by is empty; say who looked at the images, e.g. --by 'A. Reader'")
+        return let_through(context.obj, names or [], by=by.strip(), note=note)
+
+    _prepare(context.obj, create=False)
+    _finish(_guard(work), as_json)
+
+
 @app.command(epilog="Example: medml dataset liver --task segment --select collection=liver")
 def dataset(
     context: typer.Context,
@@ -86,6 +132,9 @@ def dataset(
     select: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="What to select, e.g. collection=liver.")
     ] = None,
+    annotation: Annotated[
+        str, typer.Option(help="Where scans have several: annotations of this origin, or that name this label.")
+    ] = "",
     split: Annotated[str, typer.Option(help="patient, official or column.")] = "patient",
     split_column: Annotated[str, typer.Option(help="Column that holds the split (with --split column).")] = "split",
     test_fraction: Annotated[float, typer.Option(help="Share of patients held out (with --split patient).")] = 0.2,
@@ -104,6 +153,7 @@ def dataset(
         from pipelines.requests import write_request
 
         values = {"name": name, "select": _pairs(select), "split": split, "split_column": split_column}
+        values["annotation"] = annotation
         choice = validate({**values, "test_fraction": test_fraction, "folds": folds}, DatasetChoice, name="dataset")
         if task not in ("segment", "classify"):
             raise ConfigError(f"--task {task}: expected segment or classify")
@@ -111,6 +161,27 @@ def dataset(
             home, "dataset", dataset=choice.model_dump(mode="json"), task=task, refresh=refresh, extend_test=extend_test
         )
         return flow(request)
+
+    _run(home, work, as_json)
+
+
+@app.command(epilog="Example: medml export liver --layout nnunet -o Dataset101_liver")
+def export(
+    context: typer.Context,
+    dataset: Annotated[str, typer.Argument(help="Frozen dataset: NAME, or NAME@digest of an older version.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
+    layout: Annotated[str, typer.Option(help="nnunet, msd or bids.")] = "nnunet",
+    as_json: Json = False,
+) -> None:
+    """Write a frozen dataset as a folder for other tools, under pseudonyms, with its splits."""
+    home: Home = context.obj
+
+    def work() -> VerbResult:
+        from pipelines.export import export as flow
+        from pipelines.requests import write_request
+
+        request = write_request(home, "export", output=str(output.expanduser().resolve()))
+        return flow(dataset, layout, request)
 
     _run(home, work, as_json)
 
@@ -155,6 +226,35 @@ def evaluate(
         return flow(model, dataset=dataset, device=device)
 
     _run(context.obj, work, as_json)
+
+
+@app.command(epilog="Example: medml explain breastmnist@champion 3f0c…   |   medml explain hippocampus scan.nii.gz")
+def explain(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version.")],
+    scan: Annotated[str, typer.Argument(help="A scan id of the home, or the path of one scan.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: below HOME/reports.")] = None,
+    target: Annotated[int | None, typer.Option("--class", help="Label value; default: the likeliest.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="gradcam, gradcam++, occlusion, integrated_gradients.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show why a model says what it says: maps of what mattered, checks of the maps, layer by layer."""
+    home: Home = context.obj
+
+    def work() -> VerbResult:
+        from medml.explain.page import METHODS
+        from pipelines.explain import explain as flow
+        from pipelines.requests import write_request
+
+        where = str(Path(scan).expanduser().resolve()) if Path(scan).exists() else scan
+        out = str(output.expanduser().resolve()) if output else None
+        asked = {"scan": where, "output": out, "target": target, "methods": methods or list(METHODS)}
+        return flow(model, write_request(home, "explain", **asked), device=device)
+
+    _run(home, work, as_json)
 
 
 @app.command(epilog="Example: medml promote hippocampus   |   medml promote hippocampus --rollback")
@@ -345,6 +445,20 @@ def _ingest_values(config: Path | None, settings: list[str] | None, collection: 
         else:
             values = load_settings(IngestConfig, tuple(settings or ())).model_dump(mode="json")
         return values | ({"collection": collection} if collection else {})
+
+    return _guard(work)  # type: ignore[no-any-return]
+
+
+def _deidentify_values(config: Path | None, settings: list[str] | None) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
+        from medml.config import load_config, load_settings
+        from medml.io.confidentiality.options import DeidentifyConfig
+
+        if config is not None:
+            wanted = load_config(config, DeidentifyConfig, settings=tuple(settings or ()))
+        else:
+            wanted = load_settings(DeidentifyConfig, tuple(settings or ()))
+        return wanted.model_dump(mode="json")
 
     return _guard(work)  # type: ignore[no-any-return]
 

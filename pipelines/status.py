@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medml.records.home import Home
+from medml.records.scan import Scan
 from pipelines.stores import open_catalogue
 from pipelines.verb import VerbResult
 
@@ -16,16 +20,18 @@ def status(home: Home) -> VerbResult:
 
     database = open_catalogue(home)
     catalogue = Catalogue(database)
-    collections = {c.name: len(catalogue.scans(collection=c.name)) for c in catalogue.collections()}
+    collections = {c.name: catalogue.scans(collection=c.name) for c in catalogue.collections()}
     batches = Ledger(database).batches()
     datasets = sorted(home.datasets.glob("*/*.json"))
-    summary: dict[str, str] = {f"collection {name}": f"{count} scans" for name, count in collections.items()}
+    summary: dict[str, str] = {
+        f"collection {name}": f"{len(scans)} scans{_findings(scans)}" for name, scans in collections.items()
+    }
     summary |= {f"dataset {path.parent.name}": path.stem[:12] for path in datasets}
     summary |= {f"model {name}": aliases for name, aliases in _models(home).items()}
     return VerbResult(
         verb="status",
         ok=True,
-        counts={"scans": sum(collections.values()), "datasets": len(datasets), "batches": len(batches)},
+        counts={"scans": sum(map(len, collections.values())), "datasets": len(datasets), "batches": len(batches)},
         outputs=_places(home),
         summary=summary,
     )
@@ -56,8 +62,34 @@ def verify(home: Home) -> VerbResult:
         verb="verify",
         ok=not wrong,
         counts={"scans": len(scans), "datasets": datasets, "models": len(versions), "wrong": len(wrong)},
+        summary=_quality(scans),
         notes=tuple(wrong),
     )
+
+
+def _quality(scans: Sequence[Scan]) -> dict[str, Any]:
+    """Count all findings, with those that only show beside other scans, and the pictures that patients share."""
+    from medml.catalogue.quality_collection import collection_findings, same_pictures
+
+    pictures = same_pictures(scans)
+    beside = collection_findings(scans, pictures)
+    codes = Counter(item.code for scan in scans for item in (*scan.findings, *beside.get(scan.scan_id, ())))
+    serious = {
+        item.code
+        for scan in scans
+        for item in (*scan.findings, *beside.get(scan.scan_id, ()))
+        if item.severity != "info"
+    }
+    told = {f"finding {code}": f"{number} scans" for code, number in codes.most_common() if code in serious}
+    shared = {"pictures shared by patients": str(len(pictures))} if pictures else {}
+    return {**told, **shared, "findings": dict(sorted(codes.items()))}
+
+
+def _findings(scans: Sequence[Scan]) -> str:
+    """Count the serious findings stored with scans, the commonest first."""
+    codes = Counter(item.code for scan in scans for item in scan.findings if item.severity != "info")
+    told = ", ".join(f"{code} {number}" for code, number in codes.most_common(4))
+    return f"; findings: {told}{', …' if len(codes) > 4 else ''}" if codes else ""
 
 
 def _models(home: Home) -> dict[str, str]:

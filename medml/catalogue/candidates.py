@@ -9,7 +9,7 @@ from typing import Any
 
 from medml.catalogue.columns import clean_text, keep_columns
 from medml.catalogue.pairs import ReadImage, is_picture, reader
-from medml.catalogue.tree import Tree, printable
+from medml.catalogue.tree import Tree, printable, states_of
 from medml.records.candidate import Candidate
 from medml.records.scan import Finding
 
@@ -68,6 +68,7 @@ class FileCase:
     labels: Mapping[int, str] | None = None
     classes: tuple[int, ...] | None = None
     class_labels: Mapping[int, str] | None = None
+    multi_label: bool = False
     files: tuple[str, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
@@ -94,6 +95,7 @@ def candidate_of(item: FileCase, tree: Tree) -> Candidate:
         labels,
         item.classes,
         item.class_labels,
+        item.multi_label,
     ]
     stamp = tree.stamp(paths, [str(fact) for fact in facts])
     return Candidate(
@@ -106,6 +108,7 @@ def candidate_of(item: FileCase, tree: Tree) -> Candidate:
             mask,
             labels=labels,
             components=len(names) if names else None,
+            conflict=tree.config.affine_conflict,
             findings=item.findings,
         ),
         patient=item.owner if item.owner and not item.patient else own,
@@ -118,6 +121,7 @@ def candidate_of(item: FileCase, tree: Tree) -> Candidate:
         mask_labels=dict(labels) if labels is not None and mask else None,
         classes=item.classes,
         class_labels=dict(item.class_labels) if item.class_labels is not None else None,
+        multi_label=item.multi_label,
         origin=item.origin,
         locator={
             "kind": "picture" if is_picture(item.image) else "file",
@@ -125,6 +129,7 @@ def candidate_of(item: FileCase, tree: Tree) -> Candidate:
             "files": [str(path) for path in paths],
             **item.locator,
         },
+        seen=states_of(paths),
     )
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from medml.io.dicom_columns import kernel_of
 from medml.records.scan import Column
 
 MAX_TEXT = 64
@@ -21,8 +22,26 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "body_part": ("bodypart", "bodypartexamined", "region"),
     "laterality": ("laterality", "side"),
     "modality": ("modality",),
+    "part": ("part", "seriespart"),
     "field_strength": ("fieldstrength", "magneticfieldstrength"),
+    "slice_thickness": ("slicethickness",),
+    "kvp": ("kvp",),
+    "kernel": ("kernel", "convolutionkernel"),
+    "contrast": ("contrast", "contrastagent"),
+    "purpose": ("purpose", "presentationintenttype"),
+    "unit": ("unit", "units"),
+    "suvbw_factor": ("suvbwfactor",),
+    "sampling_hz": ("samplinghz", "samplingfrequency"),
+    "leads": ("leads",),
 }
+_NUMBERS = ("field_strength", "slice_thickness", "kvp", "suvbw_factor", "sampling_hz")
+# Columns that hold codes: whatever does not fit its pattern is not kept.
+_PATTERNS = {
+    "purpose": re.compile("for processing|for presentation"),
+    "unit": re.compile("g/mL|Bq/mL|HU|mV"),
+    "leads": re.compile(r"(?:(?:I{1,3}|aV[RLF]|V\d{1,2}R?|X|Y|Z) ?){1,24}"),
+}
+_CONTRAST = {**dict.fromkeys(("yes", "y", "true", "1"), "yes"), **dict.fromkeys(("no", "n", "false", "0"), "no")}
 _MEANING = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 _SEXES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F", "o": "O", "other": "O"}
 _SPLITS = {
@@ -76,8 +95,14 @@ def clean(column: str, value: object) -> Column:
         return _age(text)
     if column == "split":
         return split_of(text) or text
-    if column == "field_strength":
+    if column in _NUMBERS:
         return _number(text)
+    if column == "kernel":
+        return kernel_of(text)
+    if column == "contrast":
+        return _CONTRAST.get(text.lower())
+    if column in _PATTERNS:
+        return text if _PATTERNS[column].fullmatch(text) else None
     return text
 
 

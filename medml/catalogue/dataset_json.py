@@ -27,6 +27,10 @@ class Description:
         Value to name.
     training : tuple of (image, label or None)
         As listed, relative to the file.
+    classes : dict
+        Image to the numbers of its classes, where the list gives these instead of a label map.
+    ignored : int or None
+        The value that nnU-Net leaves out of training (a label called ``ignore``).
     test : tuple of str
         As listed.
     ending : str
@@ -41,6 +45,8 @@ class Description:
     ending: str = ".nii.gz"
     licence: str = ""
     cases: dict[str, tuple[tuple[str, ...], str | None]] = field(default_factory=dict)
+    classes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ignored: int | None = None
 
 
 def read_description(path: Path, *, max_bytes: int) -> Description:
@@ -59,11 +65,13 @@ def read_description(path: Path, *, max_bytes: int) -> Description:
     if "training" in content and isinstance(content["training"], list):
         training = tuple(_listed(entry) for entry in content["training"])
         test = tuple(_listed(entry)[0] for entry in content.get("test") or [])
-        return Description("msd", names, labels, training, test, licence=licence)
+        listed = [*content["training"], *(content.get("test") or [])]
+        return Description("msd", names, labels, training, test, licence=licence, classes=_classes(listed))
     if "file_ending" in content or "channel_names" in content:
         ending = str(content.get("file_ending") or ".nii.gz")
         cases = {str(case): _case(entry) for case, entry in (content.get("dataset") or {}).items()}
-        return Description("nnunet", names, labels, ending=ending, licence=licence, cases=cases)
+        ignored = next((value for value, name in (labels or {}).items() if name.lower() == "ignore"), None)
+        return Description("nnunet", names, labels, ending=ending, licence=licence, cases=cases, ignored=ignored)
     raise _bad("it has neither `training` (MSD) nor `channel_names` and `file_ending` (nnU-Net)")
 
 
@@ -92,7 +100,11 @@ def _in_order(channels: Any) -> tuple[str, ...]:
 
 
 def _labels(labels: Any) -> dict[int, str] | None:
-    """Return value to name from MSD's value to name or nnU-Net's name to value; a region names its own values."""
+    """Return value to name from MSD's value to name or nnU-Net's name to value.
+
+    Each value of nested regions is called by the smallest region that holds it; if that names another value already,
+    the value is added to the name.
+    """
     if not isinstance(labels, dict) or not labels:
         return None
     found: dict[int, str] = {}
@@ -103,7 +115,7 @@ def _labels(labels: Any) -> dict[int, str] | None:
             pairs = [(clean_text(n), v if isinstance(v, list) else [v]) for n, v in labels.items()]
             for name, values in sorted(pairs, key=lambda pair: len(pair[1])):
                 for value in values:
-                    found.setdefault(int(value), name)
+                    found.setdefault(int(value), name if name not in found.values() else f"{name}_{int(value)}")
     except (TypeError, ValueError):
         raise _bad("its labels are not names with whole numbers") from None
     if not all(0 <= value <= 255 for value in found):
@@ -118,6 +130,17 @@ def _listed(entry: Any) -> tuple[str, str | None]:
         label = entry.get("label")
         return entry["image"], label if isinstance(label, str) else None
     raise _bad("an entry of `training` or `test` names no image")
+
+
+def _classes(entries: list[Any]) -> dict[str, tuple[int, ...]]:
+    """Return image to classes of the entries whose label is a number, or a list of numbers."""
+    found = {}
+    for entry in entries:
+        label = entry.get("label") if isinstance(entry, dict) else None
+        numbers = label if isinstance(label, list) else [label]
+        if all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+            found[str(entry["image"])] = tuple(sorted(numbers))
+    return found
 
 
 def _case(entry: Any) -> tuple[tuple[str, ...], str | None]:

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import count
 from pathlib import Path
 
 from medml.catalogue.columns import keep_columns
 from medml.catalogue.config import IngestConfig, collection_of
-from medml.catalogue.report import Counted, Tally, write_report
-from medml.catalogue.scans import Work, annotated, make_work
-from medml.catalogue.tree import outcome_of
-from medml.catalogue.walk import find_scans, licence_of
-from medml.errors import ConfigError, MedmlError, Refusal
-from medml.io.files import Pseudonyms
-from medml.io.scans import read_scan, write_scans
+from medml.catalogue.desk import Desk
+from medml.catalogue.dicom_annotations import AnnotationFile, Archive, annotate
+from medml.catalogue.quarantine import Quarantine
+from medml.catalogue.report import Tally, with_neighbours, write_report
+from medml.catalogue.shards import Shard, collect_shard, shard_folder, write_shard
+from medml.catalogue.staging import Entry, Job
+from medml.catalogue.walk import find_all, find_scans, licence_of
+from medml.catalogue.worker import Allowance
+from medml.catalogue.workers import Workers
+from medml.errors import ConfigError, MedmlError
+from medml.io.files import Pseudonyms, clear_disk_errors, sweep_temporary
+from medml.io.scans import work_folder
 from medml.records.candidate import Candidate
 from medml.records.home import Home
 from medml.records.ingest import IngestReport
 from medml.records.scan import Outcome
 from medml.store.catalogue import Catalogue
-from medml.store.crosswalk import Crosswalk, Origin
+from medml.store.crosswalk import Crosswalk
 
 __all__ = ["IngestConfig", "find_scans", "ingest", "keep_columns"]
 
-logger = logging.getLogger(__name__)
-
-CHUNK = 256
-GROUP_SIZE = 64
-GROUP_BYTES = 128 << 20
 MAX_WORKERS = 2
+LEAST_MEMORY = 2 << 30
+BATCH_SIZE = 32
+BATCH_BYTES = 1 << 20
+# A shard is worth a task of the flow's engine and a way to another machine.
+SHARD_SIZE = 512
+SHARD_BYTES = 256 << 20
+SHARDS_AHEAD = 16
 
-Entry = Outcome | Work
+Batch = list[Candidate | Outcome]
+# Begins to read jobs; what it returns waits for their entries.
+Start = Callable[[Sequence[Job]], Callable[[], list[Entry]]]
+# Begins to read a shard, given by its name; what it returns waits for that.
+Submit = Callable[[str], Callable[[], object]]
 
 
 def ingest(
@@ -48,6 +58,7 @@ def ingest(
     pseudonyms: Pseudonyms,
     config: IngestConfig | None = None,
     on_outcome: Callable[[Outcome], object] | None = None,
+    submit: Submit | None = None,
 ) -> IngestReport:
     """Read every scan of the sources into the home and its catalogue.
 
@@ -61,10 +72,14 @@ def ingest(
     on_outcome : callable
         Told each outcome once it is final, in the order of the walk.
 
+    submit : callable
+        Has a shard, given by its name, read elsewhere by `shards.read_shard`; its result is waited for. By default the
+        scans are read on this machine.
+
     Returns
     -------
     IngestReport
-        Also written to ``reports/ingest-<UTC time>.json``, 0600.
+        Also written to ``reports/ingest-<UTC time>.json``, with a quality page ``qc-<UTC time>.html``; both 0600.
 
     Raises
     ------
@@ -73,6 +88,9 @@ def ingest(
     MedmlError
         If the home cannot be written to.
     """
+    # Here, because inference walks sources as well and needs no pages.
+    from medml.catalogue.qc_page import write_qc_page
+
     config = config or IngestConfig()
     if not sources:
         raise ConfigError("no source given; expected at least one file or folder of scans")
@@ -82,168 +100,138 @@ def ingest(
     started = datetime.now(UTC)
     tally = Tally(on_outcome)
     collections = list(dict.fromkeys(collection_of(source, config) for source in sources))
-    for source in sources:
-        name = collection_of(source, config)
-        desk = _Desk(home, catalogue, crosswalk, pseudonyms, name, tally)
-        with ThreadPoolExecutor(_workers(config), thread_name_prefix="ingest") as pool:
-            for entry in _in_order(pool, desk, find_scans(source, config), _workers(config) + 1):
-                desk.add(entry)
-            desk.flush()
-        if tally.knows(name):
-            catalogue.add_collection(name, config.licence or licence_of(source, config), config.consent)
-    report = tally.report(tuple(collections), started, datetime.now(UTC))
-    write_report(home, report)
+    archive = Archive(home, catalogue, crosswalk, pseudonyms)
+    with _explained(home), work_folder(home) as work:
+        for folder in (home.reports, home.secrets):
+            sweep_temporary(folder)
+        for source in sources:
+            name = collection_of(source, config)
+            allowed = allowance(config)
+            with Workers(work, name, pseudonyms, allowed, isolated=config.isolated, limits=config.quality) as workers:
+                _ingest_one(source, config, workers, Desk(archive, name, tally), submit)
+            if tally.knows(name):
+                catalogue.add_collection(name, config.licence or licence_of(source, config), config.consent)
+        report = tally.report(tuple(collections), started, datetime.now(UTC))
+        report, scans = with_neighbours(report, catalogue, config.quality)
+        write_report(home, report)
+        write_qc_page(home, report, scans, catalogue, work=work, shown=config.quality.shown_scans)
     return report
 
 
-def _workers(config: IngestConfig) -> int:
+@contextmanager
+def _explained(home: Home) -> Iterator[None]:
+    """Turn what the file system refuses into a message of ours."""
+    try:
+        with clear_disk_errors(home.root):
+            yield
+    except OSError as error:
+        raise MedmlError(
+            f"the ingest stopped ({error.strerror}); nothing is half written: "
+            "check the permissions and the disk of the home and the sources, then run again"
+        ) from error
+
+
+def allowance(config: IngestConfig) -> Allowance:
+    """Return what one reading process may take."""
+    memory = int(config.memory_gb * (1 << 30)) or available_memory() * 3 // 4 // worker_count(config)
+    return Allowance(max(memory, LEAST_MEMORY), config.seconds_per_scan)
+
+
+def worker_count(config: IngestConfig) -> int:
+    """Return how many processes read at once."""
     return config.workers or min(MAX_WORKERS, len(os.sched_getaffinity(0)))
 
 
-def _in_order(
-    pool: ThreadPoolExecutor, desk: _Desk, items: Iterable[Candidate | Outcome], ahead: int
-) -> Iterator[Entry]:
-    """Read candidates a few ahead, so that memory holds few volumes, and yield entries in the order of the walk."""
-    waiting: deque[Outcome | Future[Entry]] = deque()
-    reading = 0
-    for item in desk.recognised(items):
-        if isinstance(item, Outcome):
-            waiting.append(item)
+def available_memory() -> int:
+    """Return the memory of the machine, or of the control group this runs in, in bytes."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    group = Path("/sys/fs/cgroup/memory.max")
+    text = group.read_text().strip() if group.exists() else "max"
+    return min(physical, int(text)) if text.isdecimal() else physical
+
+
+def _ingest_one(source: Path, config: IngestConfig, workers: Workers, desk: Desk, submit: Submit | None) -> None:
+    """Read the images of a source, then what was drawn on them."""
+    drawn: list[AnnotationFile] = []
+    quarantine = Quarantine(desk.archive.home.quarantine)
+    items = desk.recognised(_without(find_all(source, config, quarantine), drawn))
+    with ExitStack() as stack:
+        if submit is None:
+            size, bytes_, ahead = BATCH_SIZE, BATCH_BYTES, 2 * worker_count(config)
+            pool = stack.enter_context(ThreadPoolExecutor(worker_count(config), thread_name_prefix="ingest"))
+            start: Start = lambda jobs: pool.submit(workers.read, jobs).result  # noqa: E731
         else:
-            waiting.append(pool.submit(_read, item, desk.collection, desk.pseudonyms))
-            reading += 1
-        while waiting and (reading > ahead or isinstance(waiting[0], Outcome)):
-            first = waiting.popleft()
-            reading -= not isinstance(first, Outcome)
-            yield first if isinstance(first, Outcome) else first.result()
-    for first in waiting:
-        yield first if isinstance(first, Outcome) else first.result()
-
-
-def _read(candidate: Candidate, collection: str, pseudonyms: Pseudonyms) -> Entry:
-    """Read one candidate; whatever is wrong with it costs this candidate only."""
-    try:
-        return make_work(candidate, collection, pseudonyms)
-    except Refusal as refusal:
-        return outcome_of(candidate.source, "refused", refusal.code, str(refusal), files=candidate.files)
-    except MemoryError:
-        reason = "there is not enough memory to read it; give the machine more, or fewer workers"
-        return outcome_of(candidate.source, "refused", "memory", reason, files=candidate.files)
-    except OSError as error:
-        reason = f"the file cannot be read ({error.strerror}); it may have gone while this ran"
-        return outcome_of(candidate.source, "refused", "unreadable", reason, files=candidate.files)
-    except MedmlError:
-        raise
-    except Exception as error:
-        # Decoders raise whatever they like on damaged files. The text may quote the file, so only its kind is kept.
-        logger.warning("a candidate could not be read: %s", type(error).__name__)
-        reason = f"the file could not be decoded ({type(error).__name__}); it is damaged or of an unusual kind"
-        return outcome_of(candidate.source, "refused", "undecodable", reason, files=candidate.files)
-
-
-@dataclass(slots=True)
-class _Desk:
-    """Where entries are turned into folders and rows, a group at a time."""
-
-    home: Home
-    catalogue: Catalogue
-    crosswalk: Crosswalk
-    pseudonyms: Pseudonyms
-    collection: str
-    tally: Tally
-    group: list[Entry] = field(default_factory=list)
-    works: int = 0
-    held: int = 0
-    stored: set[str] = field(default_factory=set)
-
-    def recognised(self, items: Iterable[Candidate | Outcome]) -> Iterator[Candidate | Outcome]:
-        """Turn candidates that an earlier ingest has read into outcomes "known"; ask for many at once."""
-        stream = iter(items)
-        while chunk := list(islice(stream, CHUNK)):
-            stamps = [item.stamp for item in chunk if isinstance(item, Candidate)]
-            found = self.crosswalk.by_stamp(stamps) if stamps else {}
-            present = self.catalogue.known(found.values()) if found else set()
-            labelled = {a.scan_id for a in self.catalogue.annotations(present)} if present else set()
-            for item in chunk:
-                scan_id = found.get(item.stamp) if isinstance(item, Candidate) else None
-                if isinstance(item, Candidate) and scan_id is not None and scan_id in present:
-                    yield self._known(item, scan_id, scan_id in labelled)
-                else:
-                    yield item
-
-    def add(self, entry: Entry) -> None:
-        """Take an entry; a full group is written."""
-        self.group.append(entry)
-        if isinstance(entry, Work):
-            self.works += 1
-            self.held += entry.files.volume.voxels.nbytes
-        if self.works >= GROUP_SIZE or self.held >= GROUP_BYTES or len(self.group) >= 4 * CHUNK:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the group's folders, then its rows, then tell its outcomes."""
-        entries, self.group, self.works, self.held = self._write(self.group), [], 0, 0
-        works = [entry for entry in entries if isinstance(entry, Work)]
-        if works:
-            self.catalogue.add([work.files.scan for work in works], [a for w in works for a in w.files.annotations])
-            fresh = {work.scan_id: work for work in reversed(works) if work.scan_id not in self.stored}
-            # After the catalogue: a stamp that is known says that everything about the scan is in.
-            self.crosswalk.put([Origin(work.scan_id, work.stamp, work.locator) for work in fresh.values()])
-        for entry in entries:
-            self._tell(entry)
-
-    def _write(self, entries: list[Entry]) -> list[Entry]:
-        """Write the folders; if one is refused, each is tried by itself."""
-        ready = [annotated(entry, self.home) if isinstance(entry, Work) else entry for entry in entries]
+            size, bytes_, ahead = SHARD_SIZE, SHARD_BYTES, SHARDS_AHEAD
+            start = _elsewhere(submit, stack.enter_context(shard_folder(desk.archive.home)), workers, config)
         try:
-            write_scans(self.home, [entry.files for entry in ready if isinstance(entry, Work)])
-            return ready
-        except Refusal:
-            return [self._write_alone(entry) for entry in ready]
+            for entry in _in_order(start, batches(items, size=size, held_bytes=bytes_), ahead):
+                desk.add(entry)
+            desk.flush()
+        except BaseException:
+            workers.stop()
+            raise
+    archive = desk.archive
+    for outcome in annotate(drawn, archive, workers.read):
+        desk.tell_annotation(outcome)
 
-    def _write_alone(self, entry: Entry) -> Entry:
-        if isinstance(entry, Outcome):
-            return entry
-        try:
-            write_scans(self.home, [entry.files])
-        except Refusal as refusal:
-            return outcome_of(entry.source, "refused", refusal.code, str(refusal), files=entry.count)
-        return entry
 
-    def _tell(self, entry: Entry) -> None:
-        if isinstance(entry, Outcome):
-            self.tally.add(entry)
-            return
-        again = entry.scan_id in self.stored
-        self.stored.add(entry.scan_id)
-        scan = entry.files.scan
-        outcome = Outcome(
-            source=entry.source,
-            files=entry.count,
-            outcome="accepted",
-            code="duplicate" if again else "accepted",
-            reason="the same scan as an earlier one of this source" if again else "",
-            scan_ids=(entry.scan_id,),
-            findings=scan.findings,
+def _elsewhere(submit: Submit, folder: Path, workers: Workers, config: IngestConfig) -> Start:
+    """Return what has candidates read as a shard, by a process that `submit` knows."""
+    home, numbers = Home(folder.parent.parent), count()
+
+    def start(jobs: Sequence[Job]) -> Callable[[], list[Entry]]:
+        shard = Shard(
+            workers.work.name, workers.collection, allowance(config), config.isolated, config.quality, tuple(jobs)
         )
-        labelled = bool(entry.files.annotations)
-        counted = Counted(self.collection, scan.patient, scan.group, scan.channel, labelled)
-        self.tally.note(entry.scan_id, counted)
-        self.tally.add(outcome)
+        name = write_shard(folder, next(numbers), shard)
+        wait = submit(name)
 
-    def _known(self, candidate: Candidate, scan_id: str, labelled: bool) -> Candidate | Outcome:
-        """Return the outcome of a scan that is in already; the candidate where its folder has gone."""
-        try:
-            scan = read_scan(self.home.scans, scan_id)
-        except MedmlError:
-            return candidate
-        self.stored.add(scan_id)
-        self.tally.note(scan_id, Counted(self.collection, scan.patient, scan.group, scan.channel, labelled))
-        return Outcome(
-            source=candidate.source,
-            files=candidate.files,
-            outcome="accepted",
-            code="known",
-            scan_ids=(scan_id,),
-            findings=scan.findings,
-        )
+        def result() -> list[Entry]:
+            wait()
+            return collect_shard(home, name, shard)
+
+        return result
+
+    return start
+
+
+def _without(
+    items: Iterable[Candidate | Outcome | AnnotationFile], drawn: list[AnnotationFile]
+) -> Iterator[Candidate | Outcome]:
+    """Pass on what can be read at once, and put the annotations, which need their images first, on a list."""
+    for item in items:
+        if isinstance(item, AnnotationFile):
+            drawn.append(item)
+        else:
+            yield item
+
+
+def _in_order(start: Start, batches: Iterable[Batch], ahead: int) -> Iterator[Entry]:
+    """Have batches of candidates read, a few ahead, and yield entries in the order of the walk."""
+    waiting: deque[tuple[Batch, Callable[[], list[Entry]]]] = deque()
+    for batch in batches:
+        waiting.append((batch, start([item for item in batch if isinstance(item, Candidate)])))
+        if len(waiting) > ahead:
+            yield from _merged(*waiting.popleft())
+    while waiting:
+        yield from _merged(*waiting.popleft())
+
+
+def batches(items: Iterable[Candidate | Outcome], *, size: int, held_bytes: int) -> Iterator[Batch]:
+    """Cut the walk into batches: one large scan, or many small ones, which then share a round trip."""
+    batch: Batch = []
+    held = 0
+    for item in items:
+        batch.append(item)
+        held += item.bytes if isinstance(item, Candidate) else 0
+        if held >= held_bytes or len(batch) >= size:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _merged(batch: Batch, result: Callable[[], list[Entry]]) -> Iterator[Entry]:
+    entries = iter(result())
+    for item in batch:
+        yield item if isinstance(item, Outcome) else next(entries)

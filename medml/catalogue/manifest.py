@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from medml.catalogue.candidates import FileCase, candidate_of, warning
-from medml.catalogue.columns import clean_text
+from medml.catalogue.class_labels import Classes, LabelColumns, label_columns, number_classes
 from medml.catalogue.dicom_folder import read_as_one_series
-from medml.catalogue.metadata import LABEL, PATIENT, STUDY, left_findings, load
+from medml.catalogue.metadata import PATIENT, STUDY, left_findings, load
 from medml.catalogue.pairs import is_image, is_picture
-from medml.catalogue.pictures import class_order
 from medml.catalogue.tables import Table
 from medml.catalogue.tree import Tree, check_path, folder_of, outcome_of, printable
 from medml.errors import Refusal
@@ -38,25 +37,25 @@ class Headers:
 
     images: tuple[tuple[str, str], ...]
     mask: str | None = None
-    label: str | None = None
+    labels: LabelColumns | None = None
     patient: str | None = None
     study: str | None = None
 
     def used(self) -> list[str]:
         """Return every header that is not looked at for columns."""
-        others = (self.mask, self.label, self.patient, self.study)
+        others = (self.mask, self.patient, self.study, *(self.labels.headers if self.labels else ()))
         return [*(header for header, _ in self.images), *(header for header in others if header)]
 
 
 @dataclass(slots=True)
 class _Row:
-    """One row, its paths resolved; ``masks`` and ``label`` as far as given."""
+    """One row, its paths resolved; ``mask`` and ``classes`` as far as given."""
 
     number: int
     cells: Mapping[str, str]
     images: list[str] = field(default_factory=list)
     mask: str | None = None
-    label: str = ""
+    classes: tuple[str, ...] | None = None
 
 
 def find_rows(tree: Tree, name: str) -> Iterator[Candidate | Outcome]:
@@ -75,7 +74,7 @@ def find_rows(tree: Tree, name: str) -> Iterator[Candidate | Outcome]:
         except Refusal as refusal:
             source = printable(cells[headers.images[0][0]] or name)
             yield outcome_of(source, "refused", refusal.code, f"row {number}: {refusal}", files=0)
-    classes = sorted({row.label for row in rows if row.label}, key=class_order)
+    classes = _number(headers, rows)
     reason = f"read as a manifest of {len(table.rows)} rows"
     described = outcome_of(printable(name), "ignored", "manifest", reason, files=tree.take([name]))
     yield described.model_copy(update={"findings": left_findings(table, headers.used())})
@@ -83,7 +82,8 @@ def find_rows(tree: Tree, name: str) -> Iterator[Candidate | Outcome]:
         try:
             yield from _candidates(tree, headers, row, classes)
         except Refusal as refusal:
-            files = tree.take([*row.images, *([row.mask] if row.mask else [])])
+            named = [*row.images, *([row.mask] if row.mask else [])]
+            files = tree.take([path for path in named if path in tree.left])  # not a folder that a cell names
             reason = f"row {row.number}: {refusal}"
             yield outcome_of(printable(row.images[0]), "refused", refusal.code, reason, files=files)
 
@@ -103,14 +103,22 @@ def headers_of(table: Table) -> Headers:
             f"no column of images; found {', '.join(table.headers[:12])}, expected `image`, or `image_0`, `image_1` …",
         )
     taken = {header for header, _ in images}
-    mask, label = table.header(*MASK), table.header(*LABEL)
+    mask, labels = table.header(*MASK), label_columns(table)
     return Headers(
         images,
         mask=mask if mask not in taken else None,
-        label=label if label not in taken else None,
+        labels=labels if labels and not taken & set(labels.headers) else None,
         patient=table.header(*PATIENT),
         study=table.header(*STUDY),
     )
+
+
+def has_images(tree: Tree, name: str) -> bool:
+    """Say whether a table has a column of images."""
+    try:
+        return bool(headers_of(load(tree, name)).images)
+    except Refusal:
+        return False
 
 
 def is_manifest(tree: Tree, name: str) -> bool:
@@ -152,11 +160,11 @@ def _resolve(tree: Tree, base: str, headers: Headers, row: _Row, seen: set[str])
         row.images.append(_existing(tree, base, cell))
     if headers.mask and row.cells[headers.mask]:
         row.mask = _existing(tree, base, row.cells[headers.mask])
-    label = row.cells[headers.label] if headers.label else ""
+    label = row.cells[headers.labels.headers[0]] if headers.labels else ""
     if label and row.mask is None and is_image(label):
         row.mask = _existing(tree, base, label)
-    else:
-        row.label = clean_text(label)
+    elif headers.labels:
+        row.classes = headers.labels.of(row.cells)
     again = [image for image in row.images if image in seen]
     if again:
         raise Refusal("listed_twice", "the image stands in an earlier row; keep one row per image")
@@ -180,11 +188,21 @@ def _allowed(tree: Tree, base: str, cell: str) -> str:
     return resolved if inside.startswith("..") else inside
 
 
-def _candidates(tree: Tree, headers: Headers, row: _Row, classes: list[str]) -> Iterator[Candidate]:
+def _number(headers: Headers, rows: list[_Row]) -> Classes:
+    """Number the classes of the rows."""
+    if headers.labels is None:
+        return Classes()
+    found = {str(row.number): row.classes for row in rows if row.classes is not None}
+    multi_label = headers.labels.multi_label([row.cells for row in rows if row.classes is not None])
+    return number_classes(found, multi_label=multi_label, names=headers.labels.names)
+
+
+def _candidates(tree: Tree, headers: Headers, row: _Row, classes: Classes) -> Iterator[Candidate]:
     used = set(headers.used())
     facts = {header: cell for header, cell in row.cells.items() if header not in used}
     patient = row.cells[headers.patient] if headers.patient else ""
     several = len(headers.images) > 1
+    held = classes.values.get(str(row.number))
     cases = []
     for channel, (image, (_, name)) in enumerate(zip(row.images, headers.images, strict=True)):
         first = channel == 0
@@ -203,8 +221,9 @@ def _candidates(tree: Tree, headers: Headers, row: _Row, classes: list[str]) -> 
                 channel=channel,
                 channel_names=(name,) if several else None,
                 modality=series.modality if series else "",
-                classes=(classes.index(row.label),) if first and row.label else None,
-                class_labels=dict(enumerate(classes)) if first and row.label else None,
+                classes=held if first else None,
+                class_labels=classes.names if first and held is not None else None,
+                multi_label=classes.multi_label,
                 files=(*files, *([row.mask] if first and row.mask else [])),
                 facts={**(series.columns if series else {}), **{k: v for k, v in facts.items() if v}},
                 findings=() if patient or series else (_no_subject(),),

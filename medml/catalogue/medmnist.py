@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +33,8 @@ def find_arrays(tree: Tree, name: str) -> Iterator[Candidate | Outcome]:
     labels = {value: str(value) for value in range(_class_count(archive))}
     stamp = tree.stamp([path], [tree.collection, sorted(labels)])
     files = tree.take([name])
+    status = path.stat()
+    state = (status.st_size, status.st_mtime_ns)
     for split, count in archive.counts.items():
         for index, vector in zip(range(count), archive.labels(split), strict=True):
             source = f"{name}#{split}/{index}"
@@ -41,7 +44,7 @@ def find_arrays(tree: Tree, name: str) -> Iterator[Candidate | Outcome]:
                 files=files,
                 identity=f"{tree.collection}/{source}",
                 stamp=hashlib.sha256(f"{stamp}#{split}/{index}".encode()).hexdigest(),
-                read=partial(_read, archive, split, index),
+                read=partial(_read, path, state, split, index),
                 patient=(f"collection:{tree.collection}", source),
                 study=f"{tree.collection}/{source}",
                 group=f"{tree.collection}/{source}",
@@ -63,6 +66,15 @@ def _class_count(archive: MedMnist) -> int:
     return 1 + max(int(found.max()) for found in labels)
 
 
-def _read(archive: MedMnist, split: str, index: int) -> Reading:
-    volume, grid = archive.read(split, index)
+def _read(path: Path, state: tuple[int, int], split: str, index: int) -> Reading:
+    volume, grid = _opened(path, state).read(split, index)
     return Reading(volume, grid)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path, state: tuple[int, int]) -> MedMnist:
+    """Open an archive once for all its images; it must still be the one that the walk saw."""
+    status = path.stat()
+    if (status.st_size, status.st_mtime_ns) != state:
+        raise Refusal("source_changed", "the archive has changed while this ran; ingest it again")
+    return open_medmnist(path)

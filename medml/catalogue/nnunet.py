@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from medml.catalogue.candidates import FileCase, candidate_of, warning
 from medml.catalogue.dataset_json import Description
+from medml.catalogue.metadata import Metadata, join
 from medml.catalogue.tree import Tree, outcome_of, printable, set_aside
 from medml.errors import Refusal
 from medml.records.candidate import Candidate
@@ -18,10 +19,17 @@ ORIGIN = "nnunet"
 
 def find_cases(tree: Tree, base: str, description: Description) -> Iterator[Candidate | Outcome]:
     """Yield the cases of an nnU-Net folder ``base``; files of other names are left for the other layouts."""
+    metadata = beside(tree, base, _case_names(tree, base, description))
+    yield from metadata.outcomes
     for case, (images, label) in description.cases.items():
-        yield from _listed_case(tree, base, case, images, label, description)
+        yield from _listed_case(tree, base, case, images, label, description, metadata)
     for part, split in (("Tr", "train"), ("Ts", "test"), ("Val", "val")):
-        yield from _part(tree, base, part, split, description)
+        yield from _part(tree, base, part, split, description, metadata)
+
+
+def beside(tree: Tree, base: str, cases: Iterable[str]) -> Metadata:
+    """Return what a table beside ``dataset.json`` says about cases: patient, class, columns."""
+    return join(tree, {case: (case,) for case in cases}, folder=base)
 
 
 def read_case(
@@ -30,8 +38,9 @@ def read_case(
     images: Sequence[str],
     mask: str | None,
     description: Description,
-    *,
+    metadata: Metadata,
     split: str,
+    *,
     origin: str = ORIGIN,
 ) -> Iterator[Candidate | Outcome]:
     """Yield one candidate per channel; the label map goes with the first. A case with another number is refused."""
@@ -44,9 +53,11 @@ def read_case(
         )
         yield outcome_of(printable(images[0]), "refused", "missing_channel", reason, files=tree.take(files))
         return
+    classes = metadata.classes()
+    held = classes.values.get(case)
     for channel, image in enumerate(images):
         first = channel == 0
-        unlabelled = first and mask is None and split == "train"
+        unlabelled = first and mask is None and held is None and split == "train"
         yield candidate_of(
             FileCase(
                 image=image,
@@ -54,9 +65,13 @@ def read_case(
                 case=case,
                 channel=channel,
                 channel_names=(wanted[channel],),
+                patient=metadata.value(case, "patient"),
                 labels=description.labels if first and mask else None,
-                facts={"split": split},
-                findings=(_no_label(),) if unlabelled else (),
+                classes=held if first else None,
+                class_labels=classes.names if first and held is not None else None,
+                multi_label=classes.multi_label,
+                facts={**metadata.facts(case), "split": split},
+                findings=_findings(unlabelled, description if first and mask else None),
                 origin=origin,
             ),
             tree,
@@ -70,6 +85,7 @@ def _listed_case(
     images: tuple[str, ...],
     label: str | None,
     description: Description,
+    metadata: Metadata,
 ) -> Iterator[Candidate | Outcome]:
     try:
         found = [tree.inside(image, base=base) for image in images]
@@ -83,10 +99,12 @@ def _listed_case(
         yield outcome_of(printable(case), "refused", "missing_file", reason, files=0)
         return
     mask = mask if mask in tree.left else None
-    yield from read_case(tree, case, found, mask, description, split="train")
+    yield from read_case(tree, case, found, mask, description, metadata, "train")
 
 
-def _part(tree: Tree, base: str, part: str, split: str, description: Description) -> Iterator[Candidate | Outcome]:
+def _part(
+    tree: Tree, base: str, part: str, split: str, description: Description, metadata: Metadata
+) -> Iterator[Candidate | Outcome]:
     images = f"{base}/images{part}" if base else f"images{part}"
     labels = f"{base}/labels{part}" if base else f"labels{part}"
     pattern = re.compile(re.escape(images) + r"/(?P<case>[^/]+)_(?P<channel>\d{4})" + re.escape(description.ending))
@@ -105,10 +123,24 @@ def _part(tree: Tree, base: str, part: str, split: str, description: Description
             files = [*ordered, *([mask] if mask else [])]
             yield outcome_of(printable(ordered[0]), "refused", "missing_channel", reason, files=tree.take(files))
             continue
-        yield from read_case(tree, case, ordered, mask, description, split=split)
+        yield from read_case(tree, case, ordered, mask, description, metadata, split)
     orphans = [name for name in tree.below(labels) if name.endswith(description.ending)]
     yield from set_aside(tree, orphans, "refused", "label_without_image", f"no image of this case in images{part}")
 
 
-def _no_label() -> Finding:
-    return warning("image_without_label", "a training image without a label map", "add the label map, or leave it")
+def _case_names(tree: Tree, base: str, description: Description) -> list[str]:
+    """Return the names of all cases that the folder may hold."""
+    folders = [f"{base}/images{part}" if base else f"images{part}" for part in ("Tr", "Ts", "Val")]
+    found = [name for folder in folders for name in tree.below(folder) if name.endswith(description.ending)]
+    names = [name.rpartition("/")[2].removesuffix(description.ending)[:-5] for name in found]
+    return list(dict.fromkeys([*description.cases, *names]))
+
+
+def _findings(unlabelled: bool, described: Description | None) -> tuple[Finding, ...]:
+    if unlabelled:
+        message = "a training image without a label map"
+        return (warning("image_without_label", message, "add the label map, or leave it"),)
+    if described is not None and described.ignored is not None:
+        message = f"the value {described.ignored} marks voxels to ignore; here it is a label of its own, called ignore"
+        return (warning("ignore_label", message, "select scans without such voxels, or label them"),)
+    return ()

@@ -11,14 +11,19 @@ import numpy as np
 
 from medml.errors import Refusal
 from medml.geometry import same_grid, spacing_of, world_points
-from medml.io.nifti import read_checked, read_labels
+from medml.io.limits import MASK_LIMITS
+from medml.io.nifti import as_labels, read_checked, read_labels
+from medml.io.nifti_header import Conflict
 from medml.io.pictures import read_label_picture, read_picture
+from medml.io.text_headers import SUFFIXES as TEXT_HEADER_SUFFIXES
+from medml.io.text_headers import read_text_header_volume
 from medml.records.candidate import Reading
 from medml.records.scan import Finding, Volume
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-IMAGE_SUFFIXES = NIFTI_SUFFIXES + PICTURE_SUFFIXES
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + TEXT_HEADER_SUFFIXES
+IMAGE_SUFFIXES = VOLUME_SUFFIXES + PICTURE_SUFFIXES
 
 ReadImage = Callable[[], Reading]
 
@@ -29,6 +34,7 @@ def read_pair(
     *,
     labels: Mapping[int, str] | None = None,
     components: int | None = None,
+    conflict: Conflict = "refuse",
     findings: tuple[Finding, ...] = (),
 ) -> Reading:
     """Read an image and, if there is one, its mask.
@@ -41,6 +47,8 @@ def read_pair(
         Every value that the mask may hold; None if the source does not say.
     components : int
         How many components the image must have; None if the source does not say.
+    conflict : "refuse", "sform" or "qform"
+        What counts where the two forms of a NIfTI header disagree.
     findings : tuple of Finding
         What is known already, put before the findings of reading.
 
@@ -49,7 +57,7 @@ def read_pair(
     Refusal
         As the readers, and ``channel_count``, ``grid_mismatch`` or ``unknown_label``.
     """
-    reading = _read_image(image) if isinstance(image, Path) else image()
+    reading = _read_image(image, conflict) if isinstance(image, Path) else image()
     found = reading.volume.voxels.shape[0]
     if components is not None and found != components:
         raise Refusal(
@@ -58,7 +66,7 @@ def read_pair(
     reading = replace(reading, findings=findings + reading.findings)
     if mask is None:
         return reading
-    return replace(reading, mask=fit_mask(_read_mask(mask), reading.volume, labels))
+    return replace(reading, mask=fit_mask(_read_mask(mask, conflict), reading.volume, labels))
 
 
 def fit_mask(mask: Volume, image: Volume, labels: Mapping[int, str] | None) -> np.ndarray:
@@ -93,7 +101,7 @@ def labels_of(mask: np.ndarray, declared: Mapping[int, str] | None) -> dict[int,
 
 
 def is_image(relative: str) -> bool:
-    """Say whether a name is that of a NIfTI file or a picture."""
+    """Say whether a name is that of a volume or a picture."""
     return relative.lower().endswith(IMAGE_SUFFIXES)
 
 
@@ -102,16 +110,20 @@ def is_picture(relative: str) -> bool:
     return relative.lower().endswith(PICTURE_SUFFIXES)
 
 
-def _read_image(path: Path) -> Reading:
+def _read_image(path: Path, conflict: Conflict) -> Reading:
     if is_picture(path.name):
         volume, grid = read_picture(path)
         return Reading(volume, grid)
-    return read_checked(path)
+    if path.name.lower().endswith(TEXT_HEADER_SUFFIXES):
+        return read_text_header_volume(path)
+    return read_checked(path, conflict=conflict)
 
 
-def _read_mask(path: Path) -> Volume:
+def _read_mask(path: Path, conflict: Conflict) -> Volume:
+    if path.name.lower().endswith(TEXT_HEADER_SUFFIXES):
+        return as_labels(read_text_header_volume(path, limits=MASK_LIMITS))[0]
     if not is_picture(path.name):
-        return read_labels(path)[0]
+        return read_labels(path, conflict=conflict)[0]
     volume, _ = read_label_picture(path)
     if volume.voxels.max() > 255:
         raise Refusal("bad_labels", f"label values run up to {volume.voxels.max()}, expected 0 to 255")
@@ -144,7 +156,8 @@ def reader(
     *,
     labels: Mapping[int, str] | None = None,
     components: int | None = None,
+    conflict: Conflict = "refuse",
     findings: tuple[Finding, ...] = (),
 ) -> ReadImage:
     """Return a callable that reads the pair when asked, see `read_pair`."""
-    return partial(read_pair, image, mask, labels=labels, components=components, findings=findings)
+    return partial(read_pair, image, mask, labels=labels, components=components, conflict=conflict, findings=findings)

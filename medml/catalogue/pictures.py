@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from medml.catalogue.candidates import FileCase, candidate_of, warning
+from medml.catalogue.class_labels import Classes, number_classes
 from medml.catalogue.columns import clean_text, split_of
 from medml.catalogue.metadata import Metadata, join
-from medml.catalogue.pairs import NIFTI_SUFFIXES, PICTURE_SUFFIXES, is_picture
+from medml.catalogue.pairs import PICTURE_SUFFIXES, VOLUME_SUFFIXES, is_picture
 from medml.catalogue.roles import assign, is_container
 from medml.catalogue.tree import Tree, folder_of, set_aside, stem_of
 from medml.errors import Refusal
@@ -36,9 +37,8 @@ def find_pictures(tree: Tree) -> Iterator[Candidate | Outcome]:
     yield from metadata.outcomes
     beside = _beside_scans(tree)
     classes, origin = _classes(tree, list(roles.images), metadata, by_folder=not beside)
-    names_of_classes = sorted(set(classes.values()), key=class_order)
     for image, mask in roles.images.items():
-        found = classes.get(image)
+        found = classes.values.get(image)
         yield candidate_of(
             FileCase(
                 image=image,
@@ -46,28 +46,23 @@ def find_pictures(tree: Tree) -> Iterator[Candidate | Outcome]:
                 case=image,
                 patient=metadata.value(image, "patient"),
                 study=metadata.value(image, "study"),
-                classes=None if found is None else (names_of_classes.index(found),),
-                class_labels=None if found is None else dict(enumerate(names_of_classes)),
+                classes=found,
+                class_labels=None if found is None else classes.names,
+                multi_label=classes.multi_label,
                 facts={**metadata.facts(image), **_split_fact(image)},
-                findings=_findings(image, metadata, unclassed=bool(classes) and found is None, beside=beside),
+                findings=_findings(image, metadata, unclassed=bool(classes.values) and found is None, beside=beside),
                 origin=origin,
             ),
             tree,
         )
 
 
-def class_order(name: str) -> tuple[int, int, str]:
-    """Order class names: whole numbers by value, then texts."""
-    return (0, int(name), "") if name.isdecimal() and len(name) < 10 else (1, 0, name)
-
-
-def _classes(tree: Tree, images: Sequence[str], metadata: Metadata, *, by_folder: bool) -> tuple[dict[str, str], str]:
-    """Return image to class name: of its folder, else of the table's label column."""
+def _classes(tree: Tree, images: Sequence[str], metadata: Metadata, *, by_folder: bool) -> tuple[Classes, str]:
+    """Return the classes of images: of their folders, else of the table's label column."""
     found = class_folders(images, max_classes=tree.config.max_classes) if by_folder else {}
     if found:
-        return found, ORIGIN
-    labels = {image: clean_text(metadata.value(image, "label")) for image in images}
-    return {image: label for image, label in labels.items() if label}, "metadata"
+        return number_classes({image: (name,) for image, name in found.items()}), ORIGIN
+    return metadata.classes(), "metadata"
 
 
 def class_folders(images: Sequence[str], *, max_classes: int) -> dict[str, str]:
@@ -107,7 +102,7 @@ def _split_fact(image: str) -> Mapping[str, object]:
 def _beside_scans(tree: Tree) -> bool:
     """Say whether the pictures lie among NIfTI or DICOM files; of files without a telling name, some are opened."""
     others = [name for name in tree.left if not is_picture(name)]
-    if any(name.lower().endswith((".dcm", *NIFTI_SUFFIXES)) for name in others):
+    if any(name.lower().endswith((".dcm", *VOLUME_SUFFIXES)) for name in others):
         return True
     return any(_is_dicom(tree, name) for name in others[:LOOKED_AT])
 

@@ -1,20 +1,23 @@
-"""The proof that slices stand at equal distances along one normal.
+"""The proof that slices stand at equal distances along one normal, or what mends them.
 
 Tolerances: scanners round ImagePositionPatient to about 0.01 mm and ImageOrientationPatient to 1e-4 or so. A position
-may lie 0.05 mm or 1 % of the spacing (the larger) from where a regular grid has it; directions may differ by 1e-3; the
-slices may shift sideways by 0.5 degrees, which the affine keeps, as it goes from the first position to the last.
+may lie 0.05 mm (a tenth of the spacing, if that is less) or 1 % of the spacing, the larger, from where a regular grid
+has it; directions may differ by 1e-3; the slices may shift sideways by 0.5 degrees, which the affine keeps, as it goes
+from the first position to the last.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from medml.catalogue.policies import DEFAULT, Policies
 from medml.errors import GeometryError
+from medml.io.deskew import Kind
 from medml.io.dicom import Header, slice_normal
 from medml.records.scan import Finding
 
@@ -23,33 +26,148 @@ POSITION_SHARE = 0.01
 DIRECTION = 1e-3
 SPACING_SHARE = 1e-3
 TILT_DEGREES = 0.5
+MAX_TILT_DEGREES = 45.0
+WIDEST_REPAIR = 2.0
 
 
-def prove_positions(headers: Sequence[Header]) -> tuple[list[Header], list[Finding]]:
-    """Return the slices in order along +normal, and findings about them.
+@dataclass(frozen=True, slots=True, eq=False)
+class Proof:
+    """Slices in order along +normal, and what must be done to make one regular grid of them."""
+
+    headers: list[Header]
+    findings: list[Finding]
+    repair: Kind | None = None
+
+
+def prove_positions(headers: Sequence[Header], policies: Policies = DEFAULT) -> Proof:
+    """Prove that slices form one regular grid, as they are or as the policies mend them.
 
     Raises
     ------
     GeometryError
         If geometry is missing, orientations or pixel spacings are mixed, positions repeat, a slice is missing,
-        distances vary, or the gantry was tilted.
+        distances vary or the gantry was tilted, and no policy mends it.
     """
-    _require_geometry(headers)
+    require_geometry(headers)
     _require_one_orientation(headers)
     if len(headers) == 1:
-        return list(headers), _single(headers[0])
+        return Proof(list(headers), _single(headers[0]))
     normal = slice_normal(headers[0])
     points = np.array([header.position for header in headers])
     order = np.argsort(points @ normal, kind="stable")
     ordered, points = [headers[index] for index in order], points[order]
     along = points @ normal
     _require_distinct(ordered, along)
-    _require_no_tilt(points, normal)
-    spacing = _require_regular(points, along)
-    return ordered, _disagreements(ordered, spacing)
+    degrees = _tilt(points, normal)
+    if degrees > TILT_DEGREES:
+        return _tilted(ordered, points, normal, degrees, policies)
+    spacing = regular_spacing(points, along)
+    if spacing is None:
+        return _uneven(ordered, points, along, policies)
+    return Proof(ordered, _disagreements(ordered, spacing))
 
 
-def _require_geometry(headers: Sequence[Header]) -> None:
+def along_normal(headers: Sequence[Header]) -> np.ndarray:
+    """Return where slices of one orientation stand along the first one's normal, in mm, in the order given."""
+    return np.asarray(np.array([header.position for header in headers]) @ slice_normal(headers[0]))
+
+
+def regular_spacing(points: np.ndarray, along: np.ndarray) -> float | None:
+    """Return the spacing in mm of ordered slices that stand on one straight line at equal distances, else None."""
+    spacing = float(np.median(np.diff(along)))
+    tolerance = tolerance_of(spacing)
+    if np.abs(np.diff(along) - spacing).max() > tolerance or _strays(points).max() > 2 * tolerance:
+        return None
+    return spacing
+
+
+def tolerance_of(spacing: float) -> float:
+    """Return how far from its place on a regular grid a slice may lie, in mm."""
+    return max(min(POSITION_MM, 0.1 * spacing), POSITION_SHARE * spacing)
+
+
+def places_of(headers: Sequence[Header]) -> np.ndarray:
+    """Return for each image of one orientation the number of its place along the normal, from 0.
+
+    Images within 0.01 mm (a fiftieth of a pixel, if that is less) stand at one place; within a fiftieth of the slice
+    thickness, at most 0.1 mm, where all other distances are ten times that.
+    """
+    along = along_normal(headers)
+    order = np.argsort(along, kind="stable")
+    gaps = np.diff(along[order])
+    pixel = min(headers[0].pixel_spacing or (1.0,))
+    strict, wide = min(0.01, 0.02 * pixel), min(0.1, 0.02 * (headers[0].thickness or 0.0))
+    apart = gaps[gaps >= wide]
+    clear = wide > strict and (not len(apart) or apart.min() >= 10 * wide)
+    breaks = gaps >= wide
+    if not clear or max(map(np.ptp, np.split(along[order], np.flatnonzero(breaks) + 1))) > wide:
+        breaks = gaps >= strict
+    places = np.empty(len(along), dtype=int)
+    places[order] = np.concatenate([[0], np.cumsum(breaks)])
+    return places
+
+
+def _strays(points: np.ndarray) -> np.ndarray:
+    """Return how far each slice lies from its place on the straight, even line from the first to the last."""
+    steps = np.arange(len(points))[:, None] / (len(points) - 1)
+    return np.asarray(np.linalg.norm(points - (points[0] + steps * (points[-1] - points[0])), axis=1))
+
+
+def _tilt(points: np.ndarray, normal: np.ndarray) -> float:
+    """Return the angle in degrees between the normal and the line from the first slice to the last."""
+    run = points[-1] - points[0]
+    along = float(run @ normal)
+    return math.degrees(math.atan2(float(np.linalg.norm(run - along * normal)), along))
+
+
+def _tilted(ordered: list[Header], points: np.ndarray, normal: np.ndarray, degrees: float, policies: Policies) -> Proof:
+    along = points @ normal
+    spacing = regular_spacing(points, along)
+    if spacing is None:
+        raise _irregular(points, along)
+    run = points[-1] - points[0]
+    depth = float(run @ normal)
+    sideways = float(np.linalg.norm(run - depth * normal))
+    found = f"the slices shift sideways by {sideways:.2f} mm over {depth:.2f} mm ({degrees:.2f} degrees"
+    if policies.gantry_tilt == "refuse" or degrees > MAX_TILT_DEGREES:
+        limit = TILT_DEGREES if policies.gantry_tilt == "refuse" else MAX_TILT_DEGREES
+        raise GeometryError("gantry_tilt", f"{found}, expected at most {limit}): a tilted gantry; resample it straight")
+    finding = Finding(
+        code="gantry_tilt",
+        severity="warning",
+        message=f"{found}): a tilted gantry; sheared back to a regular grid",
+        numbers={"degrees": degrees, "sideways_mm": sideways, "slices": float(len(ordered))},
+        advice="masks return to the source's own slices by nearest neighbour",
+    )
+    return Proof(ordered, [finding, *_disagreements(ordered, spacing)], "gantry_tilt")
+
+
+def _uneven(ordered: list[Header], points: np.ndarray, along: np.ndarray, policies: Policies) -> Proof:
+    error = _irregular(points, along)
+    gaps = np.diff(along)
+    spacing = float(np.median(gaps))
+    mendable = error.code == "variable_spacing" and gaps.max() <= WIDEST_REPAIR * spacing
+    sideways = np.ptp(points - along[:, None] * slice_normal(ordered[0]), axis=0).max()
+    if policies.variable_spacing == "refuse" or not mendable or sideways > 2 * tolerance_of(spacing):
+        raise error
+    finding = Finding(
+        code="variable_spacing",
+        severity="warning",
+        message=f"distances of slices run from {gaps.min():.2f} to {gaps.max():.2f} mm; resampled to {spacing:.2f} mm",
+        numbers={"lowest_mm": float(gaps.min()), "highest_mm": float(gaps.max()), "spacing_mm": spacing},
+        advice="do not measure finer than the widest distance",
+    )
+    return Proof(ordered, [finding], "variable_spacing")
+
+
+def require_geometry(headers: Sequence[Header]) -> None:
+    """Refuse images of which one does not say where it lies.
+
+    Raises
+    ------
+    GeometryError
+        With the number of those that do not.
+    """
     for name, word in (
         ("position", "ImagePositionPatient"),
         ("orientation", "ImageOrientationPatient"),
@@ -98,21 +216,10 @@ def _single(header: Header) -> list[Finding]:
 
 
 def _require_distinct(headers: Sequence[Header], along: np.ndarray) -> None:
-    """Refuse slices at one position: several volumes if their tags or their number say so, else duplicates."""
-    repeats = np.flatnonzero(np.diff(along) < POSITION_MM / 5)
+    """Refuse slices at one position: what tells images apart has split them before."""
+    repeats = np.flatnonzero(np.diff(places_of(headers)) == 0)
     if not len(repeats):
         return
-    groups = np.concatenate([[0], np.cumsum(np.diff(along) >= POSITION_MM / 5)])
-    counts = Counter(Counter(groups.tolist()).values())
-    positions, most = int(groups[-1]) + 1, max(counts)
-    varying = _varying(headers)
-    if varying or (len(counts) == 1 and positions > 1 and most > 1):
-        raise GeometryError(
-            "several_volumes",
-            f"{len(headers)} images at {positions} positions, up to {most} each, expected one each"
-            f"{f'; {varying} varies' if varying else ''}: time points, echoes or diffusion weights in one series; "
-            "export them one by one",
-        )
     first = int(repeats[0])
     numbers = f"{headers[first].instance} and {headers[first + 1].instance}"
     raise GeometryError(
@@ -122,60 +229,32 @@ def _require_distinct(headers: Sequence[Header], along: np.ndarray) -> None:
     )
 
 
-def _varying(headers: Sequence[Header]) -> str:
-    """Return the words for what tells images at one position apart."""
-    tags = (
-        ("echo time", [header.echo_time for header in headers]),
-        ("echo number", [header.echo_number for header in headers]),
-        ("temporal position", [header.temporal_position for header in headers]),
-        ("b-value", [header.b_value for header in headers]),
-        ("trigger time", [header.trigger_time for header in headers]),
-        ("acquisition number", [header.acquisition for header in headers]),
-    )
-    return " and ".join(name for name, values in tags if len(set(values)) > 1)
-
-
-def _require_no_tilt(points: np.ndarray, normal: np.ndarray) -> None:
-    run = points[-1] - points[0]
-    sideways = run - (run @ normal) * normal
-    degrees = math.degrees(math.atan2(float(np.linalg.norm(sideways)), float(run @ normal)))
-    if degrees > TILT_DEGREES:
-        raise GeometryError(
-            "gantry_tilt",
-            f"the slices shift sideways by {np.linalg.norm(sideways):.2f} mm over {run @ normal:.2f} mm "
-            f"({degrees:.2f} degrees, expected at most {TILT_DEGREES}): a tilted gantry; resample it straight",
-        )
-
-
-def _require_regular(points: np.ndarray, along: np.ndarray) -> float:
-    """Return the spacing in mm; refuse gaps, varying distances, and slices off the straight line."""
+def _irregular(points: np.ndarray, along: np.ndarray) -> GeometryError:
+    """Return why slices are no regular grid: a gap, varying distances, or slices off the straight line."""
     gaps = np.diff(along)
     spacing = float(np.median(gaps))
-    tolerance = max(POSITION_MM, POSITION_SHARE * spacing)
+    tolerance = tolerance_of(spacing)
     off = np.abs(gaps - spacing)
     if off.max() > tolerance:
         at = int(np.argmax(gaps)) if gaps.max() > 1.5 * spacing else int(np.argmax(off))
-        _refuse_gap(gaps, along, spacing, at)
-    steps = np.arange(len(points))[:, None] / (len(points) - 1)
-    strays = np.linalg.norm(points - (points[0] + steps * (points[-1] - points[0])), axis=1)
-    if strays.max() > 2 * tolerance:
-        at = int(np.argmax(strays))
-        raise GeometryError(
-            "variable_spacing",
-            f"the slice at {along[at]:.2f} mm lies {strays[at]:.2f} mm from the regular grid, expected at most "
-            f"{2 * tolerance:.2f} mm; the spacing varies or the table moved",
-        )
-    return spacing
+        return _gap(gaps, along, spacing, at)
+    strays = _strays(points)
+    at = int(np.argmax(strays))
+    return GeometryError(
+        "variable_spacing",
+        f"the slice at {along[at]:.2f} mm lies {strays[at]:.2f} mm from the regular grid, expected at most "
+        f"{2 * tolerance:.2f} mm; the spacing varies or the table moved",
+    )
 
 
-def _refuse_gap(gaps: np.ndarray, along: np.ndarray, spacing: float, at: int) -> None:
+def _gap(gaps: np.ndarray, along: np.ndarray, spacing: float, at: int) -> GeometryError:
     where = f"the slice after {along[at]:.2f} mm is {gaps[at]:.2f} mm away, expected {spacing:.2f} mm"
     multiples = gaps / spacing
-    whole = np.abs(multiples - np.rint(multiples)) * spacing <= max(2 * POSITION_MM, 0.05 * spacing)
+    whole = np.abs(multiples - np.rint(multiples)) * spacing <= max(2 * tolerance_of(spacing), 0.05 * spacing)
     missing = int((np.rint(multiples) - 1).sum())
     if missing and whole.all() and (np.rint(multiples) >= 1).all():
-        raise GeometryError("missing_slice", f"{where}: {missing} of {len(along) + missing} slices are missing")
-    raise GeometryError(
+        return GeometryError("missing_slice", f"{where}: {missing} of {len(along) + missing} slices are missing")
+    return GeometryError(
         "variable_spacing",
         f"{where}; distances run from {gaps.min():.2f} to {gaps.max():.2f} mm: resample it to a regular grid",
     )
@@ -183,23 +262,17 @@ def _refuse_gap(gaps: np.ndarray, along: np.ndarray, spacing: float, at: int) ->
 
 def _disagreements(headers: Sequence[Header], spacing: float) -> list[Finding]:
     """Compare the positions with what the headers say of the spacing and the order."""
-    stated = headers[0].spacing_between
-    if not stated or stated <= 0 or abs(stated - spacing) <= max(POSITION_MM, 0.02 * spacing):
+    stated = headers[0].spacing_between or 0.0
+    for length in (stated, headers[0].thickness or 0.0):
+        times = round(spacing / length) if length > 0 else 0
+        if times > 1 and stride_of(headers) == times and abs(times * length - spacing) < 0.1 * length:
+            raise GeometryError(
+                "missing_slice",
+                f"slices are {spacing:.2f} mm apart and their numbers {times}, expected {length:.2f} mm and 1: "
+                f"only one of every {times} slices is here",
+            )
+    if stated <= 0 or abs(stated - spacing) <= max(POSITION_MM, 0.02 * spacing):
         return []
-    numbers = [header.instance for header in headers if header.instance is not None]
-    strides = {abs(b - a) for a, b in pairwise(numbers)}
-    times = round(spacing / stated)
-    if (
-        len(numbers) == len(headers)
-        and strides == {times}
-        and times > 1
-        and abs(times * stated - spacing) < 0.1 * stated
-    ):
-        raise GeometryError(
-            "missing_slice",
-            f"slices are {spacing:.2f} mm apart and their numbers {times}, expected {stated:.2f} mm and 1: "
-            f"only one of every {times} slices is here",
-        )
     return [
         Finding(
             code="spacing_disagrees",
@@ -209,3 +282,10 @@ def _disagreements(headers: Sequence[Header], spacing: float) -> list[Finding]:
             advice="some scanners store the gap there; check that no slices are missing",
         )
     ]
+
+
+def stride_of(headers: Sequence[Header]) -> int:
+    """Return by how much InstanceNumber grows or falls from slice to slice; 0 if it does not do so evenly."""
+    numbers = [header.instance for header in headers]
+    strides = {abs(b - a) if a is not None and b is not None else 0 for a, b in pairwise(numbers)}
+    return strides.pop() if len(strides) == 1 else 0

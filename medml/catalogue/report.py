@@ -7,11 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from medml.catalogue.quality_collection import collection_findings, same_pictures
+from medml.catalogue.quality_rules import SEVERITIES, QualityLimits
 from medml.io.files import write_record
 from medml.records.home import Home
 from medml.records.ingest import IngestCounts, IngestReport
-from medml.records.scan import Outcome
+from medml.records.scan import Finding, Outcome, Scan
+
+if TYPE_CHECKING:
+    from medml.store.catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class Tally:
             findings=dict(sorted(Counter(f.code for f in found if f.code != "column_left").items())),
             columns_left=tuple(columns),
             outcomes=tuple(self.outcomes),
-            started=started.isoformat(timespec="milliseconds"),
-            finished=finished.isoformat(timespec="milliseconds"),
+            started=started.isoformat(timespec="microseconds"),
+            finished=finished.isoformat(timespec="microseconds"),
         )
 
     def _counts(self) -> IngestCounts:
@@ -93,6 +99,23 @@ class Tally:
         )
 
 
+def with_neighbours(
+    report: IngestReport, catalogue: Catalogue, limits: QualityLimits
+) -> tuple[IngestReport, list[Scan]]:
+    """Add what only shows beside the other scans of the catalogue; return the scans of the report as well, by id."""
+    ids = {scan_id for outcome in report.outcomes for scan_id in outcome.scan_ids}
+    if not ids:
+        return report, []
+    everything = catalogue.scans()
+    mine = sorted((scan for scan in everything if scan.scan_id in ids), key=lambda scan: scan.scan_id)
+    pictures = tuple(group for group in same_pictures(everything, limits=limits) if not ids.isdisjoint(group))
+    found = collection_findings(everything, pictures, limits=limits)
+    beside = {scan.scan_id: found[scan.scan_id] for scan in mine if scan.scan_id in found}
+    counts = Counter(report.findings) + Counter(item.code for items in beside.values() for item in items)
+    changes = {"beside_others": beside, "pictures": pictures, "findings": dict(sorted(counts.items()))}
+    return report.model_copy(update=changes), mine
+
+
 def write_report(home: Home, report: IngestReport) -> Path:
     """Write ``reports/ingest-<UTC time>.json``, readable by the owner only; return its path."""
     path = report_path(home, report)
@@ -102,17 +125,35 @@ def write_report(home: Home, report: IngestReport) -> Path:
 
 def report_path(home: Home, report: IngestReport) -> Path:
     """Return where a report is kept."""
-    time = datetime.fromisoformat(report.finished).strftime("%Y%m%dT%H%M%S.%f")[:-3]
-    return home.reports / f"ingest-{time}Z.json"
+    return home.reports / f"ingest-{_time_of(report)}.json"
 
 
-def summary_lines(report: IngestReport, *, names: int = 10) -> list[str]:
-    """Return a short text for the operator: counts by code, what was refused and what needs a look.
+def page_path(home: Home, report: IngestReport) -> Path:
+    """Return where the quality page of a report is kept."""
+    return home.reports / f"qc-{_time_of(report)}.html"
+
+
+def by_severity(report: IngestReport) -> dict[str, Counter[str]]:
+    """Return severity to finding codes with how often each was found; the worst first, the commonest first."""
+    found: dict[str, Counter[str]] = {severity: Counter() for severity in SEVERITIES}
+    for item in all_findings(report):
+        found[item.severity][item.code] += 1
+    return {severity: codes for severity, codes in found.items() if codes}
+
+
+def all_findings(report: IngestReport) -> list[Finding]:
+    """Return every finding of a report, but for the columns that were not kept."""
+    found = [item for outcome in report.outcomes for item in outcome.findings if item.code != "column_left"]
+    return found + [item for items in report.beside_others.values() for item in items]
+
+
+def summary_lines(report: IngestReport, *, most: int = 5) -> list[str]:
+    """Return a short text for the operator: counts, and the commonest refusals and findings with what to do.
 
     Parameters
     ----------
-    names : int
-        How many refused or flagged sources are named; the report has them all.
+    most : int
+        How many refusals and findings are told; the page has them all.
     """
     counts = report.counts
     parts = f"{counts.accepted} accepted + {counts.refused} refused + {counts.ignored} ignored"
@@ -122,18 +163,48 @@ def summary_lines(report: IngestReport, *, names: int = 10) -> list[str]:
         f"files       {counts.files} seen = {parts}",
         f"scans       {counts.scans} ({kinds}) of {counts.patients} patients",
     ]
-    lines += [f"  {number:>7} files  {code}" for code, number in report.codes.items()]
-    lines += [f"  {number:>7} times  finding {code}" for code, number in report.findings.items()]
+    lines += _refusals(report, most)
+    lines += _findings(report, most)
     if report.columns_left:
-        lines.append(f"columns not kept: {', '.join(report.columns_left)}")
-    refused = [o for o in report.outcomes if o.outcome == "refused"]
-    told = [f"refused: {_clean(o.source)}: {_clean(o.reason)} ({o.code})" for o in refused]
-    flagged = [(o, f) for o in report.outcomes for f in o.findings if f.severity == "warning"]
-    told += [f"warning: {_clean(o.source)}: {_clean(f.message)} ({f.code})" for o, f in flagged]
-    lines += told[:names]
-    if len(told) > names:
-        lines.append(f"… and {len(told) - names} more in the report")
+        lines.append(f"columns not kept: {_clean(', '.join(report.columns_left))}")
     return lines
+
+
+def _refusals(report: IngestReport, most: int) -> list[str]:
+    """Say of each common reason how many files it cost, with one example."""
+    examples: dict[str, Outcome] = {}
+    files = Counter[str]()
+    for outcome in report.outcomes:
+        if outcome.outcome == "refused":
+            examples.setdefault(outcome.code, outcome)
+            files[outcome.code] += outcome.files
+    told = [
+        f"refused {number} ({code}), such as {_clean(examples[code].source)}: {_clean(examples[code].reason)}"
+        for code, number in files.most_common(most)
+    ]
+    return told + ([f"… and {len(files) - most} more reasons on the page"] if len(files) > most else [])
+
+
+def _findings(report: IngestReport, most: int) -> list[str]:
+    """Say of each common finding how often it was made, and what to do; the harmless ones are only counted."""
+    found = by_severity(report)
+    serious = [
+        (severity, *item) for severity in SEVERITIES[:2] for item in found.get(severity, Counter()).most_common()
+    ]
+    advice = {item.code: item.advice for item in all_findings(report)}
+    told = [
+        f"{severity} {code} ({number}){f': {_clean(advice[code])}' if advice[code] else ''}"
+        for severity, code, number in serious[:most]
+    ]
+    if len(serious) > most:
+        told.append(f"… and {len(serious) - most} more kinds of findings on the page")
+    if "info" in found:
+        told.append(f"info: {', '.join(f'{code} {number}' for code, number in found['info'].most_common(most))}")
+    return told
+
+
+def _time_of(report: IngestReport) -> str:
+    return datetime.fromisoformat(report.finished).strftime("%Y%m%dT%H%M%S.%f") + "Z"
 
 
 def _clean(text: str) -> str:

@@ -9,7 +9,7 @@ A file is a label map if
 A label map belongs to the image with the same key: the name without role words; or to the only image whose key goes on
 where its own ends (``case_7_seg`` to ``case_7_t1``). The image lies in the same folder, or in a folder beside the label
 folder under the same parent with the same folders between; label maps in the ``derivatives`` of BIDS belong to the
-subject's own folder.
+subject's own folder, and there to the image that their ``desc-`` or ``space-`` names (``desc-T1w``: ``…_T1w``).
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ _IMAGE_NAME = re.compile(
     rf"(?:(?P<end>.*?)[_\-. ]{_IMAGE}|{_IMAGE}(?:[_\-. ]|(?=\d))(?P<start>.*)|{_IMAGE})", re.IGNORECASE
 )
 _DERIVED = re.compile(r"_(?:desc|space|label|seg|res|den)-[A-Za-z0-9]+")
+_DRAWN_ON = re.compile(r"_(?:desc|space)-([A-Za-z0-9]+)")
+_DERIVATIVES = "derivatives"
+_RAW_ROOTS = ("rawdata", "raw", "sourcedata")
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
@@ -68,11 +71,13 @@ def assign(files: Iterable[str]) -> Roles:
     orphans: list[str] = []
     for mask in masks:
         place, key = _place_of_mask(mask, folders)
-        found = _image_for(key, by_place.get(place, {}), images)
-        if found is None:
+        keys = [*(f"{key}_{word}" for word in _spaces_of(mask)), key]
+        there = by_place.get(place, {})
+        chosen = next((found for found in (_image_for(each, there, images) for each in keys) if found), None)
+        if chosen is None:
             orphans.append(mask)
         else:
-            images[found] = mask
+            images[chosen] = mask
     return Roles(images, orphans)
 
 
@@ -156,7 +161,7 @@ def _place_of_mask(mask: str, folders: set[str]) -> tuple[str, str]:
     folder = folder_of(mask)
     depth = _label_depth(folder, folders)
     key = _without(_LABEL_NAME, stem_of(mask))
-    if folder.startswith("derivatives/") and _bids_place(folder.split("/")):
+    if _is_derived(mask) and _bids_place(folder.split("/")):
         return _bids_place(folder.split("/")), _DERIVED.sub("", key).lower()
     if depth is None:
         return folder, key.lower()
@@ -166,9 +171,25 @@ def _place_of_mask(mask: str, folders: set[str]) -> tuple[str, str]:
 
 
 def _bids_place(parts: list[str]) -> str:
-    """Return the folders of a BIDS subject, wherever they lie; empty if there is none."""
+    """Return the root of a BIDS dataset and the folders of the subject in it; empty if there is none."""
     first = next((n for n, part in enumerate(parts) if part.startswith("sub-")), None)
-    return "" if first is None else "/".join(["bids:", *parts[first:]])
+    if first is None:
+        return ""
+    root = parts[:first]
+    if _DERIVATIVES in root:
+        root = root[: root.index(_DERIVATIVES)]
+    elif root and root[-1] in _RAW_ROOTS:
+        root = root[:-1]
+    return "/".join(["bids:", *root, *parts[first:]])
+
+
+def _is_derived(mask: str) -> bool:
+    return _DERIVATIVES in folder_of(mask).split("/")
+
+
+def _spaces_of(mask: str) -> list[str]:
+    """Return what a BIDS derivative says it was drawn on: the ``T1w`` of ``desc-T1w`` or ``space-T1w``."""
+    return [word.lower() for word in _DRAWN_ON.findall(stem_of(mask))] if _is_derived(mask) else []
 
 
 def _image_for(key: str, by_key: dict[str, list[str]], images: dict[str, str | None]) -> str | None:

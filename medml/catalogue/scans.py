@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from medml.catalogue.columns import keep_columns
 from medml.catalogue.pairs import labels_of
+from medml.catalogue.previews import preview_jpeg
+from medml.catalogue.quality import assess, slice_axis_of
+from medml.catalogue.quality_rules import QualityLimits
 from medml.errors import Refusal
 from medml.geometry import spacing_of
 from medml.io.files import Pseudonyms, content_digest, mask_digest
-from medml.io.scans import MASK_FILE, ScanFiles, read_annotations
+from medml.io.scans import MASK_FILE, ScanFiles
 from medml.records.candidate import Candidate, Reading
-from medml.records.home import Home
 from medml.records.scan import Annotation, Scan
+
+QUICKLY_READ = 1 << 18  # voxels; smaller images are drawn from their files when a page wants them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +45,15 @@ class Work:
         return self.files.scan.scan_id
 
 
-def make_work(candidate: Candidate, collection: str, pseudonyms: Pseudonyms) -> Work:
-    """Read a candidate, and name the scan and what is known about it.
+def make_work(
+    candidate: Candidate, collection: str, pseudonyms: Pseudonyms, limits: QualityLimits | None = None
+) -> Work:
+    """Read a candidate, look at its quality, and name the scan and what is known about it.
+
+    Parameters
+    ----------
+    limits : QualityLimits
+        Thresholds of the quality findings; the defaults if None.
 
     Raises
     ------
@@ -52,6 +63,17 @@ def make_work(candidate: Candidate, collection: str, pseudonyms: Pseudonyms) -> 
     reading = candidate.read()
     voxels, affine = reading.volume.voxels, reading.volume.affine
     content = content_digest(reading.volume)
+    masks = {} if reading.mask is None else {MASK_FILE: reading.mask}
+    spacing = spacing_of(affine) if reading.volume.geometry == "mm" else None
+    third = reading.grid.axes.index(2)
+    quality = assess(
+        reading.volume,
+        modality=candidate.modality,
+        slice_axis=third if candidate.locator.get("kind") == "dicom" else slice_axis_of(spacing, third),
+        masks=masks,
+        labels=candidate.mask_labels,
+        limits=limits,
+    )
     i, j, k = voxels.shape[1:]
     scan = Scan(
         scan_id=pseudonyms.scan_id(candidate.identity, content),
@@ -65,36 +87,24 @@ def make_work(candidate: Candidate, collection: str, pseudonyms: Pseudonyms) -> 
         shape=(i, j, k),
         affine=tuple(tuple(float(value) for value in row) for row in affine),
         geometry=reading.volume.geometry,
-        spacing_mm=spacing_of(affine) if reading.volume.geometry == "mm" else None,
+        spacing_mm=spacing,
         content=content,
         source_grid=reading.grid,
-        columns=keep_columns(candidate.columns),
-        findings=reading.findings,
+        columns=keep_columns({**candidate.columns, **reading.columns}),
+        findings=(*reading.findings, *quality.findings),
+        quality=quality.numbers,
+        likeness=quality.likeness,
     )
     annotations = tuple(_annotations(candidate, reading, scan.scan_id))
-    masks = {} if reading.mask is None else {MASK_FILE: reading.mask}
+    quick = voxels[0].size <= QUICKLY_READ
+    preview = b"" if quick else preview_jpeg(reading.volume, masks.values(), modality=candidate.modality)
     return Work(
         candidate.source,
         candidate.files,
         candidate.stamp,
         candidate.locator,
-        ScanFiles(reading.volume, scan, annotations, masks),
+        ScanFiles(reading.volume, scan, annotations, masks, preview),
     )
-
-
-def annotated(work: Work, home: Home) -> Work:
-    """Give a changed mask of a known scan a file name of its own: frozen datasets may stand on the one before."""
-    folder = home.scan_folder(work.scan_id)
-    if not work.files.masks or not folder.is_dir():
-        return work
-    stored = {a.file: a.content for a in read_annotations(home.scans, work.scan_id) if a.kind == "mask"}
-    mask = work.files.masks[MASK_FILE]
-    content = mask_digest(mask)
-    if MASK_FILE not in stored or stored[MASK_FILE] == content:
-        return work
-    file = f"mask-{content[:16]}.nii.gz"
-    annotations = tuple(a.model_copy(update={"file": file}) if a.kind == "mask" else a for a in work.files.annotations)
-    return replace(work, files=replace(work.files, annotations=annotations, masks={file: mask}))
 
 
 def component_names(names: tuple[str, ...], components: int) -> tuple[str, ...]:

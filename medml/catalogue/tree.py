@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from medml.catalogue.config import IngestConfig, collection_of
+from medml.catalogue.quarantine import Quarantine
 from medml.errors import ConfigError, Refusal
 from medml.io.files import source_stamp
+from medml.records.candidate import FileState
 from medml.records.scan import Outcome
+
+MAX_DEPTH = 32
 
 
 class Tree:
@@ -30,17 +33,24 @@ class Tree:
     left : dict
         Relative path (``/`` between folders) of every file that no layout has taken, sorted; the value is where a
         link leads, None for a plain file.
+    issuers : set of str
+        Of the patient ids that its DICOM headers hold; empty text for none.
     ignored : list of Outcome
         What the walk itself sets aside: hidden files, links that leave the source, pipes and devices.
+    quarantine : Quarantine or None
+        What is held back, and what a person has released; None where nothing is kept, as for inference.
     """
 
-    def __init__(self, source: Path, config: IngestConfig) -> None:
+    def __init__(self, source: Path, config: IngestConfig, quarantine: Quarantine | None = None) -> None:
         self.config = config
+        self.quarantine = quarantine
         self.collection = collection_of(source, config)
         self.single = ""
         self.left: dict[str, Path | None] = {}
         self.ignored: list[Outcome] = []
+        self.issuers: set[str] = {""}
         self._taken: set[str] = set()
+        self._folders: dict[str, int] = {}
         try:
             resolved = source.resolve(strict=True)
         except FileNotFoundError:
@@ -103,6 +113,11 @@ class Tree:
             raise Refusal("outside_source", "a link in the path leaves the source; copy the files into it")
         return joined
 
+    def folder_states(self, files: Iterable[Path]) -> tuple[FileState, ...]:
+        """Return the folders that files lie in, with their modification times from before the walk listed them."""
+        folders = sorted({str(file.parent) for file in files})
+        return tuple((folder, -1, self._folders[folder]) for folder in folders if folder in self._folders)
+
     def stamp(self, files: Iterable[Path], facts: Any = None) -> str:
         """Return a sha256 that changes when the files or the facts that go with them do.
 
@@ -114,61 +129,90 @@ class Tree:
         return digest.hexdigest()
 
     def _walk(self, source: Path) -> None:
-        problems: list[OSError] = []
-        for folder, folders, files in os.walk(self.root, onerror=problems.append):
-            folders.sort()
-            for name in [name for name in folders if os.path.islink(os.path.join(folder, name))]:
-                folders.remove(name)
-                self._ignore(folder, name, "link", "a link to a folder; its files are read where they lie")
-            for name in [name for name in folders if name.startswith(".")]:
-                folders.remove(name)
-                count = sum(len(files) for _, _, files in os.walk(os.path.join(folder, name)))
-                self._ignore(folder, name, "hidden", "a hidden folder", files=count)
-            for name in files:
-                self._see(folder, name)
-        for problem in problems:
-            if problem.filename == str(self.root):
-                raise ConfigError(f"{source}: cannot be listed ({problem.strerror}); check its permissions")
-            self._note(
-                os.path.relpath(problem.filename, self.root), "refused", "unreadable", "cannot be listed", files=0
-            )
+        """List all folders, none below `MAX_DEPTH`; links to folders are not followed, so there are no loops."""
+        waiting = [("", 0)]
+        while waiting:
+            folder, depth = waiting.pop()
+            path = os.path.join(self.root, folder) if folder else str(self.root)
+            try:
+                self._folders[path] = os.stat(path).st_mtime_ns
+                with os.scandir(path) as listing:
+                    entries = sorted(listing, key=lambda entry: entry.name)
+            except OSError as error:
+                if not folder:
+                    raise ConfigError(f"{source}: cannot be listed ({error.strerror}); check its permissions") from None
+                self._note(folder, "refused", "unreadable", f"cannot be listed ({error.strerror})", files=0)
+                continue
+            below = [name for entry in entries if (name := self._see(folder, entry, depth))]
+            waiting += [(name, depth + 1) for name in reversed(below)]
         self.left = dict(sorted(self.left.items()))
         if not self.left and not self.ignored:
             raise ConfigError(f"{source}: the folder is empty; expected scans")
 
-    def _see(self, folder: str, name: str) -> None:
-        path = os.path.join(folder, name)
-        if name.startswith("."):
-            return self._ignore(folder, name, "hidden", "a hidden file")
+    def _see(self, folder: str, entry: os.DirEntry[str], depth: int) -> str:
+        """Note one entry; return it if it is a folder to list."""
+        name = f"{folder}/{entry.name}" if folder else entry.name
         try:
-            status = os.lstat(path)
-            if stat.S_ISLNK(status.st_mode):
-                return self._see_link(folder, name)
+            if entry.is_symlink():
+                if os.path.isdir(entry.path):
+                    self._ignore(name, "link", "a link to a folder; its files are read where they lie")
+                elif entry.name.startswith("."):
+                    self._ignore(name, "hidden", "a hidden file")
+                else:
+                    self._see_link(name)
+            elif entry.is_dir(follow_symlinks=False):
+                if entry.name.startswith("."):
+                    self._ignore(name, "hidden", "a hidden folder", files=_count_files(entry.path))
+                elif depth >= MAX_DEPTH:
+                    reason = f"folders are nested more than {MAX_DEPTH} deep; what lies in it is not read"
+                    self._note(name, "refused", "too_deep", reason, files=_count_files(entry.path))
+                else:
+                    return name
+            elif entry.name.startswith("."):
+                self._ignore(name, "hidden", "a hidden file")
+            elif not entry.is_file(follow_symlinks=False):
+                self._ignore(name, "not_a_regular_file", "a pipe, socket or device")
+            else:
+                self.left[name] = None
         except OSError as error:
-            return self._note(os.path.relpath(path, self.root), "refused", "unreadable", f"{error.strerror}")
-        if not stat.S_ISREG(status.st_mode):
-            return self._ignore(folder, name, "not_a_regular_file", "a pipe, socket or device")
-        self.left[os.path.relpath(path, self.root)] = None
-        return None
+            self._note(name, "refused", "unreadable", f"{error.strerror}")
+        return ""
 
-    def _see_link(self, folder: str, name: str) -> None:
+    def _see_link(self, name: str) -> None:
         """Follow a link only to a regular file of this source that the walk does not see by itself."""
-        target = Path(os.path.realpath(os.path.join(folder, name)))
+        target = Path(os.path.realpath(self.root / name))
         if not target.is_file():
-            return self._ignore(folder, name, "link", "a link that leads to no file")
+            return self._ignore(name, "link", "a link that leads to no file")
         if not target.is_relative_to(self.root):
-            return self._ignore(folder, name, "link", "a link that leaves the source; copy the file into it")
+            return self._ignore(name, "link", "a link that leaves the source; copy the file into it")
         hidden = any(part.startswith(".") for part in target.relative_to(self.root).parts)
         if not hidden:
-            return self._ignore(folder, name, "link", "a link to a file that is read where it lies")
-        self.left[os.path.relpath(os.path.join(folder, name), self.root)] = target
+            return self._ignore(name, "link", "a link to a file that is read where it lies")
+        self.left[name] = target
         return None
 
-    def _ignore(self, folder: str, name: str, code: str, reason: str, *, files: int = 1) -> None:
-        self._note(os.path.relpath(os.path.join(folder, name), self.root), "ignored", code, reason, files=files)
+    def _ignore(self, name: str, code: str, reason: str, *, files: int = 1) -> None:
+        self._note(name, "ignored", code, reason, files=files)
 
-    def _note(self, relative: str, outcome: str, code: str, reason: str, *, files: int = 1) -> None:
-        self.ignored.append(outcome_of(printable(relative), outcome, code, reason, files=files))
+    def _note(self, name: str, outcome: str, code: str, reason: str, *, files: int = 1) -> None:
+        self.ignored.append(outcome_of(printable(name), outcome, code, reason, files=files))
+
+
+def _count_files(folder: str) -> int:
+    """Count the files below a folder that is not read, `MAX_DEPTH` folders deep at most."""
+    waiting, count = [(folder, 0)], 0
+    while waiting:
+        path, depth = waiting.pop()
+        try:
+            with os.scandir(path) as listing:
+                for entry in listing:
+                    if not entry.is_dir(follow_symlinks=False):
+                        count += 1
+                    elif depth < MAX_DEPTH:
+                        waiting.append((entry.path, depth + 1))
+        except OSError:
+            continue  # what may not be listed is not counted; the folder itself has its outcome
+    return count
 
 
 def printable(relative: str) -> str:
@@ -200,6 +244,18 @@ def outcome_of(source: str, outcome: str, code: str, reason: str, *, files: int 
     return Outcome.model_validate(
         {"source": source, "files": files, "outcome": outcome, "code": code, "reason": reason}
     )
+
+
+def states_of(paths: Iterable[Path]) -> tuple[FileState, ...]:
+    """Return size and modification time of files as they are now; one that has gone is left to its reader."""
+    states = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        states.append((str(path), status.st_size, status.st_mtime_ns))
+    return tuple(states)
 
 
 def stem_of(relative: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medml.errors import ConfigError
+from medml.metrics.likeness import alike
 from medml.records.dataset import Case, Omitted, Task
 from medml.records.scan import Annotation, Column, Scan
 
@@ -55,11 +56,12 @@ class _Candidate:
         return tuple(name for scan in self.scans for name in scan.channel_names)
 
 
-def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task: Task) -> Gathered:
+def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task: Task, *, chosen: str = "") -> Gathered:
     """Group scans into cases; what cannot be used for the task is omitted with its reason.
 
-    Scans of one patient and group that were given different channels are one case; a group in which every scan is
-    channel 0 holds as many cases as scans.
+    Of several annotations of the task's kind, those count whose origin begins with ``chosen`` or that name it as a
+    label. Scans of one patient and group that were given different channels are one case; a group in which every scan
+    is channel 0 holds as many cases as scans.
 
     Raises
     ------
@@ -68,6 +70,8 @@ def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task:
     """
     known: dict[str, list[Annotation]] = {}
     for annotation in annotations:
+        if annotation.kind == KIND[task] and not _is_chosen(annotation, chosen):
+            continue
         known.setdefault(annotation.scan_id, []).append(annotation)
     omitted: list[Omitted] = []
     found: list[_Candidate] = []
@@ -79,7 +83,7 @@ def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task:
         raise ConfigError(_nothing_left(len(scans), omitted, task))
     labels, multi_label = _common_labels(found, task)
     return Gathered(
-        cases=tuple(sorted(map(_case, found), key=lambda case: (case.digest, case.case_id))),
+        cases=_with_likeness(found),
         omitted=tuple(sorted(omitted, key=lambda item: item.scan_id)),
         labels=labels,
         multi_label=multi_label,
@@ -87,6 +91,10 @@ def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task:
         modality=_common_modality(found),
         geometry="none" if any(scan.geometry == "none" for item in found for scan in item.scans) else "mm",
     )
+
+
+def _is_chosen(annotation: Annotation, chosen: str) -> bool:
+    return annotation.origin.startswith(chosen) or chosen in annotation.labels.values()
 
 
 def age_band(age: Column) -> str | None:
@@ -142,7 +150,10 @@ def _annotate(
     useful = masks if task == "segment" else classes
     if len({_meaning(item) for item in useful}) > 1:
         origins = ", ".join(sorted({item.origin for item in useful}))
-        code, reason = "several_labels", f"annotations of its case differ ({origins}), so which one holds is not known"
+        code, reason = (
+            "several_labels",
+            f"annotations of its case differ ({origins}), so which one holds is not known; choose with `annotation`",
+        )
     elif not useful:
         code, reason = "unlabelled", f"its case has no {'mask' if task == 'segment' else 'class'}"
     else:
@@ -161,7 +172,7 @@ def _only(annotations: list[Annotation]) -> Annotation | None:
     return annotations[0] if len({_meaning(item) for item in annotations}) == 1 else None
 
 
-def _case(candidate: _Candidate) -> Case:
+def _case(candidate: _Candidate, pictures: tuple[str, ...]) -> Case:
     first, mask = candidate.scans[0], candidate.mask
     classes = None if candidate.classes is None else tuple(sorted(candidate.classes.classes))
     return Case(
@@ -174,7 +185,21 @@ def _case(candidate: _Candidate) -> Case:
         shape=first.shape,
         spacing_mm=first.spacing_mm,
         columns=_columns(candidate.scans),
+        alike=pictures,
     )
+
+
+def _with_likeness(found: Sequence[_Candidate]) -> tuple[Case, ...]:
+    """Return the cases by digest, with the keys of the pictures that cases of several patients share."""
+    shown = [(scan, number) for number, candidate in enumerate(found) for scan in candidate.scans]
+    keys: dict[int, set[str]] = {}
+    for group in alike([scan.likeness for scan, _ in shown]):
+        members = [shown[index] for index in group]
+        if len({scan.patient for scan, _ in members}) > 1:
+            for _, number in members:
+                keys.setdefault(number, set()).add(min(scan.content for scan, _ in members))
+    cases = [_case(candidate, tuple(sorted(keys.get(number, ())))) for number, candidate in enumerate(found)]
+    return tuple(sorted(cases, key=lambda case: (case.digest, case.case_id)))
 
 
 def _columns(scans: Sequence[Scan]) -> dict[str, Column]:

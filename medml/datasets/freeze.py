@@ -17,6 +17,7 @@ from medml.records.dataset import Case, Dataset, Omitted, Task, assert_no_leakag
 from medml.records.experiment import DatasetChoice
 from medml.records.home import Home
 from medml.records.record import Record
+from medml.records.scan import WAVEFORMS
 
 if TYPE_CHECKING:
     from medml.store.catalogue import Catalogue
@@ -100,7 +101,7 @@ def _check_same_question(parent: Dataset, choice: DatasetChoice, task: Task) -> 
 
 
 def _gather(choice: DatasetChoice, task: Task, catalogue: Catalogue) -> Gathered:
-    scans = catalogue.scans(**choice.select)
+    scans = [scan for scan in catalogue.scans(**choice.select) if scan.modality not in WAVEFORMS]
     if not scans:
         asked = ", ".join(f"{key}: {value}" for key, value in choice.select.items()) or "everything"
         existing = ", ".join(f"{item.name} ({item.scans} scans)" for item in catalogue.collections()) or "none"
@@ -108,7 +109,8 @@ def _gather(choice: DatasetChoice, task: Task, catalogue: Catalogue) -> Gathered
             f"dataset {choice.name}: no scan matches its selection ({asked}); collections: {existing}. Ingest first, "
             "or correct `select`"
         )
-    return gather_cases(scans, catalogue.annotations(scan.scan_id for scan in scans), task)
+    annotations = catalogue.annotations(scan.scan_id for scan in scans)
+    return gather_cases(scans, annotations, task, chosen=choice.annotation)
 
 
 def _kept(parent: Dataset, choice: DatasetChoice, catalogue: Catalogue) -> Freshness:
@@ -139,6 +141,7 @@ def _first(choice: DatasetChoice, task: Task, gathered: Gathered) -> tuple[Datas
     column = _column(choice)
     if column is None:
         places, notes = draw_places(cases, test_fraction=choice.test_fraction, folds=choice.folds, seed=choice.seed)
+        notes += _joined(cases)
     else:
         cases = _placed_by(column, cases, omitted, choice)
         places, notes = column_places(cases, column, folds=choice.folds, seed=choice.seed)
@@ -170,6 +173,7 @@ def _next(
     before = {case.case_id for case in parent.cases}
     joined = sum(case.case_id not in before for case in cases)
     notes = [f"{joined} cases joined, {len(before - {case.case_id for case in cases})} left"]
+    notes += _twins(cases, succession.places)
     if changed:
         notes.append("the test set has changed: evaluate the champion on it before a challenger is compared")
     return dataset.model_copy(update=lineage), tuple(notes)
@@ -214,12 +218,28 @@ def _placed_by(column: str, cases: tuple[Case, ...], omitted: list[Omitted], cho
 
 
 def _twins(cases: Iterable[Case], places: Places) -> list[str]:
-    """Count identical cases of different patients that a published split puts on both sides of the test set."""
-    sides: dict[str, set[bool]] = {}
-    for case in cases:
-        sides.setdefault(case.digest, set()).add(places[case.patient] == TEST)
-    twins = sum(len(found) == 2 for found in sides.values())
-    return [f"{twins} test cases are identical to cases that are trained on, under other patients"] if twins else []
+    """Count test cases that a published split, or an older version, also trains on under other patients."""
+    twins = []
+    for words, keys in (("identical to", _own_digest), ("the same picture as", _pictures)):
+        trained = {key for case in cases if places[case.patient] != TEST for key in keys(case)}
+        tested = sum(places[case.patient] == TEST and not trained.isdisjoint(keys(case)) for case in cases)
+        if tested:
+            twins.append(f"{tested} test cases are {words} cases that are trained on, under other patients")
+    return twins
+
+
+def _own_digest(case: Case) -> tuple[str, ...]:
+    return (case.digest,)
+
+
+def _pictures(case: Case) -> tuple[str, ...]:
+    return case.alike
+
+
+def _joined(cases: Iterable[Case]) -> list[str]:
+    """Count patients who were drawn together because they share a picture."""
+    joined = {case.patient for case in cases if case.alike}
+    return [f"{len(joined)} patients share pictures with others and stand on one side with them"] if joined else []
 
 
 def _dataset(
@@ -254,13 +274,15 @@ def _dataset(
 
 
 def _sealed(dataset: Dataset, choice: DatasetChoice, catalogue: Catalogue) -> Dataset:
-    """Add what is derived from the cases: digests, subgroup columns, licences."""
+    """Add what is derived from the cases: digests, subgroup columns, licences and consent notes."""
     present = {key for case in dataset.cases for key, value in case.columns.items() if value is not None}
     used = {str(case.columns["collection"]) for case in dataset.cases}
+    collections = [item for item in catalogue.collections() if item.name in used]
     return dataset.model_copy(
         update={
             "subgroups": tuple(column for column in choice.subgroups if column in present),
-            "licences": {item.name: item.licence for item in catalogue.collections() if item.name in used},
+            "licences": {item.name: item.licence for item in collections},
+            "consents": {item.name: item.consent for item in collections},
             "digest": digest_of(dataset),
             "test_digest": digest_of_test(dataset),
         }

@@ -11,7 +11,7 @@ from medml.datasets.split import TEST, TRAIN, Places, Unit, every_nth, part_of, 
 from medml.records.dataset import Case, Dataset, Omitted
 
 HELD_BACK = {
-    "test_patient": "its patient, or one with an identical case, is tested on; --extend-test adds it to the test set",
+    "test_patient": "its patient, or one with the same picture, is tested on; --extend-test adds it to the test set",
     "test_newcomer": "its column puts it into the test set, which stays as it is; --extend-test adds it",
 }
 
@@ -56,7 +56,7 @@ def succeed(
         if not places:
             newcomers.append(unit)
             continue
-        # A newcomer who shares an identical case with a known patient stands where that one does, test before all.
+        # A newcomer who shares a case or a picture with a known patient stands where that one does, test before all.
         place = TEST if TEST in places else max(places)
         succession.places.update({patient: place for patient in unit.patients if patient not in known})
     new = {patient for unit in newcomers for patient in unit.patients}

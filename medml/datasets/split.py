@@ -25,7 +25,7 @@ Places = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Patients that must stand on one side: one patient, or several who share an identical case.
+    """Patients that must stand on one side: one patient, or several who share an identical case or one picture.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ def part_of(case: Case, column: str) -> str:
 
 
 def units_of(cases: Iterable[Case]) -> list[Unit]:
-    """Return what is drawn as a whole, by key: patients, joined where they share an identical case."""
+    """Return what is drawn as a whole, by key: patients, joined where they share an identical case or one picture."""
     ordered = sorted(cases, key=lambda case: (case.digest, case.patient))
     root: dict[str, str] = {case.patient: case.patient for case in ordered}
 
@@ -128,6 +128,10 @@ def units_of(cases: Iterable[Case]) -> list[Unit]:
     for one, other in pairwise(ordered):
         if one.digest == other.digest:
             root[find(other.patient)] = find(one.patient)
+    first: dict[str, str] = {}
+    for case in ordered:
+        for picture in case.alike:
+            root[find(case.patient)] = find(first.setdefault(picture, case.patient))
     members: dict[str, list[Case]] = {}
     for case in ordered:
         members.setdefault(find(case.patient), []).append(case)

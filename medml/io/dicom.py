@@ -2,72 +2,120 @@
 
 from __future__ import annotations
 
-import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from medml.errors import GeometryError, Refusal
 from medml.geometry import canonical_affine, canonical_grid, flip_lps_ras, to_canonical
-from medml.io.dicom_header import Header, columns_of, read_header
+from medml.io.deskew import Kind, Straight, resample, straighten
+from medml.io.dicom_columns import columns_of
+from medml.io.dicom_frames import Cine, expand
+from medml.io.dicom_header import Header, read_header
+from medml.io.dicom_kinds import flat_spacing
+from medml.io.dicom_padding import fill_padding
 from medml.io.dicom_pixels import check_format, check_size, decoder_missing, read_stored
 from medml.io.rescale import rescale
-from medml.records.scan import Finding, Outcome, SourceGrid, Volume
+from medml.records.scan import Finding, SourceGrid, Volume
 
 __all__ = [
     "Header",
     "affine_of",
     "check_format",
+    "check_rescale",
     "check_size",
     "check_values",
     "columns_of",
     "decoder_missing",
     "has_geometry",
+    "read_frames",
     "read_header",
     "read_headers",
     "read_series",
     "slice_normal",
+    "straight_grid",
 ]
 
+# Files that a process reads at a time, and how many such chunks are under way.
+CHUNK_FILES = 64
+CHUNKS_AHEAD = 32
+Found = tuple[Header, ...] | Refusal | None
 
-def read_headers(paths: Iterable[Path], *, root: Path | None = None) -> Iterator[Header | Outcome]:
-    """Read headers one by one; what is not DICOM, or cannot be parsed, gives its outcome instead.
+
+def read_frames(path: Path, cine: Cine = "refuse") -> tuple[Header, ...] | None:
+    """Return one header per image of a file (see `medml.io.dicom_frames.expand`); None if it is not DICOM.
+
+    Raises
+    ------
+    Refusal
+        If it looks like DICOM but cannot be parsed, or its frames do not fit their descriptions.
+    """
+    header = read_header(path)
+    return None if header is None else expand(header, cine)
+
+
+def read_headers(
+    paths: Iterable[Path], *, cine: Cine = "refuse", executor: Executor | None = None
+) -> Iterator[tuple[Path, Found]]:
+    """Read the headers of files, in their order: of each what `read_frames` gives, or its refusal.
 
     Parameters
     ----------
     paths : iterable of Path
-    root : Path, optional
-        Outcomes name files relative to it; by default by their name alone.
+        Taken as they are needed.
+    executor : Executor, optional
+        Processes to share the work among; pydicom holds the interpreter, so threads gain nothing.
     """
-    for path in paths:
-        source = os.path.relpath(path, root) if root is not None else path.name
-        try:
-            header = read_header(path)
-        except Refusal as refusal:
-            yield Outcome(source=source, outcome="refused", code=refusal.code, reason=str(refusal))
+    remaining = iter(paths)
+    waiting: deque[tuple[list[Path], Future[list[Found]]]] = deque()
+    while chunk := list(islice(remaining, CHUNK_FILES)):
+        if executor is None:
+            yield from zip(chunk, _read_chunk(chunk, cine), strict=True)
             continue
-        if header is None:
-            yield Outcome(source=source, outcome="ignored", code="not_dicom", reason="no DICOM file")
-        else:
-            yield header
+        waiting.append((chunk, executor.submit(_read_chunk, chunk, cine)))
+        if len(waiting) == CHUNKS_AHEAD:
+            done, future = waiting.popleft()
+            yield from zip(done, future.result(), strict=True)
+    for done, future in waiting:
+        yield from zip(done, future.result(), strict=True)
 
 
-def read_series(headers: Sequence[Header]) -> tuple[Volume, SourceGrid, tuple[Finding, ...]]:
+def _read_chunk(paths: Sequence[Path], cine: Cine) -> list[Found]:
+    found: list[Found] = []
+    for path in paths:
+        try:
+            found.append(read_frames(path, cine))
+        except Refusal as refusal:
+            found.append(refusal)
+    return found
+
+
+def read_series(
+    headers: Sequence[Header], *, components: int = 1, repair: Kind | None = None
+) -> tuple[Volume, SourceGrid, tuple[Finding, ...]]:
     """Read one proved series, or one flat image, as a canonical volume.
 
     Parameters
     ----------
     headers : sequence of Header
-        In the order of the slices along +normal, as the proof of the series gave them.
+        In the order of the slices along +normal, as the proof of the series gave them; a stack has all slices of its
+        first component, then those of the next.
+    components : int
+        How many images of one grid (echoes, time points) are stacked.
+    repair : "gantry_tilt" or "variable_spacing", optional
+        What the proof found that resampling to a regular grid mends.
 
     Returns
     -------
     volume : Volume
-        (1, I, J, K), or (3, I, J, 1) in colour. Rescaled: HU for CT. A flat image without PixelSpacing has the
+        (C, I, J, K), or (3, I, J, 1) in colour. Rescaled: HU for CT. A flat image without PixelSpacing has the
         geometry "none".
     grid : SourceGrid
-        Source axes are column, row, and slice along +normal.
+        Source axes are column, row, and slice along +normal; with the way back to the slices if they were repaired.
     findings : tuple of Finding
 
     Raises
@@ -80,27 +128,53 @@ def read_series(headers: Sequence[Header]) -> tuple[Volume, SourceGrid, tuple[Fi
     check_values(headers)
     stored = read_stored(headers)
     first = headers[0]
-    shape = (first.columns, first.rows, len(headers))
     if not has_geometry(first):
         return _flat(stored, first)
-    grid = canonical_grid(shape, flip_lps_ras(affine_of(headers)))
     real, findings = _real_values(stored, headers)
-    voxels = to_canonical(_axes(real), grid)
+    if repair is not None:
+        straight = straight_grid(headers, repair, components)
+        real = _straightened(real, straight, components)
+        grid = canonical_grid(straight.shape, flip_lps_ras(straight.affine))
+        grid = grid.model_copy(update={"repair": straight.slices})
+    else:
+        count = len(headers) // components
+        affine = affine_of(headers[:count])
+        grid = canonical_grid((first.columns, first.rows, count), flip_lps_ras(affine))
+    voxels = to_canonical(_axes(real, components), grid)
     return Volume(voxels, canonical_affine(grid)), grid, findings
+
+
+def straight_grid(headers: Sequence[Header], repair: Kind, components: int = 1) -> Straight:
+    """Return the regular grid that `read_series` resamples slices to, from their headers alone."""
+    slices = headers[: len(headers) // components]
+    shape = (slices[0].columns, slices[0].rows, len(slices))
+    return straighten(repair, np.array([header.position for header in slices]), affine_of(slices), shape)
 
 
 def check_values(headers: Sequence[Header]) -> None:
     """Refuse headers whose pixels mean something that is not read yet."""
     for header in headers:
-        if header.frames > 1:
+        if header.frames > 1 and not header.expanded:
             raise Refusal(
-                "multiframe_unsupported",
-                f"{header.frames} frames in one file; export the series as single-frame images, "
-                "a later version reads enhanced ones",
+                "multiframe_cine",
+                f"{header.frames} frames in one file that nothing places in the patient: a film, no volume; "
+                "set `cine: frames` to take each as a flat image",
             )
         if header.modality_lut:
             raise Refusal(
                 "modality_lut", "the pixels need a modality lookup table, which is not read; export real values"
+            )
+
+
+def check_rescale(headers: Sequence[Header]) -> None:
+    """Refuse one volume of which some slices give a rescale and others none: what these hold is unknown."""
+    for name, word in (("slope", "RescaleSlope"), ("intercept", "RescaleIntercept")):
+        without = sum(getattr(header, name) is None for header in headers)
+        if 0 < without < len(headers):
+            raise Refusal(
+                "mixed_rescale",
+                f"{word} is missing in {without} of {len(headers)} slices, expected in all or none; "
+                "what their values mean is unknown",
             )
 
 
@@ -157,16 +231,22 @@ def _directions(header: Header) -> tuple[np.ndarray, np.ndarray]:
     return row / lengths[0], column / lengths[1]
 
 
-def _axes(stored: np.ndarray) -> np.ndarray:
-    """Turn (slices, rows, columns[, 3]) into (C, columns, rows, slices), a view."""
+def _straightened(real: np.ndarray, straight: Straight, components: int) -> np.ndarray:
+    """Resample (C x slices, rows, columns); what no slice covers holds the lowest value, air in CT."""
+    fill = float(real.min())
+    return np.concatenate([resample(part, straight, fill) for part in np.split(real, components)])
+
+
+def _axes(stored: np.ndarray, components: int = 1) -> np.ndarray:
+    """Turn (C x slices, rows, columns), or (slices, rows, columns, C), into (C, columns, rows, slices), a view."""
     if stored.ndim == 3:
-        return stored[None].transpose(0, 3, 2, 1)
+        return stored.reshape(components, -1, *stored.shape[1:]).transpose(0, 3, 2, 1)
     return stored.transpose(3, 2, 1, 0)
 
 
 def _flat(stored: np.ndarray, header: Header) -> tuple[Volume, SourceGrid, tuple[Finding, ...]]:
     """Return one image that nothing places in the patient: axes column and row, as pictures have them."""
-    spacing = header.pixel_spacing
+    spacing, _ = flat_spacing(header)
     affine = np.eye(4) if spacing is None else np.diag([spacing[1], spacing[0], 1.0, 1.0])
     real, findings = _real_values(stored, [header])
     grid = SourceGrid(
@@ -183,7 +263,7 @@ def _real_values(stored: np.ndarray, headers: Sequence[Header]) -> tuple[np.ndar
     scales = [(header.slope if header.slope is not None else 1.0, header.intercept or 0.0) for header in headers]
     if any(slope == 0 for slope, _ in scales):
         raise Refusal("bad_rescale", "RescaleSlope is 0 in a slice; the header is damaged")
-    findings = _rescale_findings(headers)
+    findings = fill_padding(stored, headers) + _rescale_findings(headers)
     if len(set(scales)) == 1:
         return rescale(stored, *scales[0]), findings
     slices = [rescale(values, slope, intercept) for values, (slope, intercept) in zip(stored, scales, strict=True)]

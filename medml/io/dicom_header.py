@@ -2,84 +2,130 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
-import struct
-import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import pydicom
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 
 from medml.errors import Refusal
+from medml.io.dicom_parse import Elements, guarded, parse_elements
+from medml.io.dicom_private import PRIVATE_TAGS, b_value_of, diffusion_of, ge_scan_start, philips_factors
+from medml.io.dicom_values import (
+    age_of,
+    double_of,
+    doubles_of,
+    exactly,
+    first_of,
+    identifier_of,
+    long_of,
+    only_of,
+    text_of,
+    unsigned_of,
+    upper_of,
+    whole_of,
+    words_of,
+)
 from medml.io.files import open_regular
-from medml.records.scan import Column
+from medml.io.suv import Pet
 
-MAX_INFLATED = 256 << 20
-MAX_AGE = 90
-PIXEL_TAG = 0x7FE00010
-UNDEFINED = 0xFFFFFFFF
+_Converter = Callable[[bytes, bool], Any]
 
-_TAGS = {
-    "sop_class": 0x00080016,
-    "sop_uid": 0x00080018,
-    "study_uid": 0x0020000D,
-    "series_uid": 0x0020000E,
-    "frame_uid": 0x00200052,
+# Field of `Header` to tag and converter; what has no such converter is made in `_header`.
+_FIELDS: dict[str, tuple[int, _Converter]] = {
+    "sop_class": (0x00080016, text_of),
+    "sop_uid": (0x00080018, text_of),
+    "study_uid": (0x0020000D, text_of),
+    "series_uid": (0x0020000E, text_of),
+    "frame_uid": (0x00200052, text_of),
+    "sex": (0x00100040, text_of),
+    "modality": (0x00080060, text_of),
+    "manufacturer": (0x00080070, text_of),
+    "model": (0x00081090, text_of),
+    "body_part": (0x00180015, text_of),
+    "view": (0x00185101, text_of),
+    "laterality": (0x00200062, upper_of),
+    "rows": (0x00280010, unsigned_of),
+    "columns": (0x00280011, unsigned_of),
+    "position": (0x00200032, partial(exactly, 3)),
+    "orientation": (0x00200037, partial(exactly, 6)),
+    "pixel_spacing": (0x00280030, partial(exactly, 2)),
+    "imager_spacing": (0x00181164, partial(exactly, 2)),
+    "magnification": (0x00181114, first_of),
+    "thickness": (0x00180050, first_of),
+    "spacing_between": (0x00180088, first_of),
+    "slope": (0x00281053, only_of),
+    "intercept": (0x00281052, only_of),
+    "image_type": (0x00080008, words_of),
+    "instance": (0x00200013, whole_of),
+    "echo_time": (0x00180081, first_of),
+    "echo_number": (0x00180086, text_of),
+    "description": (0x0008103E, text_of),
+    "protocol": (0x00181030, text_of),
+    "series_number": (0x00200011, text_of),
+    "acquisition": (0x00200012, text_of),
+    "temporal_position": (0x00200100, text_of),
+    "trigger_time": (0x00181060, text_of),
+    "samples": (0x00280002, unsigned_of),
+    "photometric": (0x00280004, upper_of),
+    "planar": (0x00280006, unsigned_of),
+    "bits_allocated": (0x00280100, unsigned_of),
+    "bits_stored": (0x00280101, unsigned_of),
+    "high_bit": (0x00280102, unsigned_of),
+    "burned_in": (0x00280301, upper_of),
+    "conversion_type": (0x00080064, upper_of),
+    "padding": (0x00280120, unsigned_of),
+    "padding_limit": (0x00280121, unsigned_of),
+    "inversion_time": (0x00180082, first_of),
+    "repetition_time": (0x00180080, first_of),
+    "flip_angle": (0x00181314, first_of),
+    "component": (0x00089208, upper_of),
+    "stack_id": (0x00209056, text_of),
+    "in_stack": (0x00209057, long_of),
+    "field_strength": (0x00180087, first_of),
+    "kvp": (0x00180060, first_of),
+    "kernel": (0x00181210, text_of),
+    "intent": (0x00080068, upper_of),
+}
+_OTHERS = {
+    "charset": 0x00080005,
     "patient_id": 0x00100020,
     "issuer": 0x00100021,
-    "sex": 0x00100040,
     "age": 0x00101010,
     "birth_date": 0x00100030,
     "study_date": 0x00080020,
-    "modality": 0x00080060,
-    "manufacturer": 0x00080070,
-    "model": 0x00081090,
-    "body_part": 0x00180015,
-    "view": 0x00185101,
-    "rows": 0x00280010,
-    "columns": 0x00280011,
-    "position": 0x00200032,
-    "orientation": 0x00200037,
-    "pixel_spacing": 0x00280030,
-    "imager_spacing": 0x00181164,
-    "thickness": 0x00180050,
-    "spacing_between": 0x00180088,
-    "slope": 0x00281053,
-    "intercept": 0x00281052,
-    "image_type": 0x00080008,
-    "instance": 0x00200013,
-    "echo_time": 0x00180081,
-    "echo_number": 0x00180086,
-    "acquisition": 0x00200012,
-    "temporal_position": 0x00200100,
-    "trigger_time": 0x00181060,
-    "b_value": 0x00189087,
     "frames": 0x00280008,
-    "samples": 0x00280002,
-    "photometric": 0x00280004,
-    "planar": 0x00280006,
-    "bits_allocated": 0x00280100,
-    "bits_stored": 0x00280101,
-    "high_bit": 0x00280102,
     "signed": 0x00280103,
     "modality_lut": 0x00283000,
-    "burned_in": 0x00280301,
-    "conversion_type": 0x00080064,
+    "lossy": 0x00282110,
+    "b_value": 0x00189087,
+    "diffusion": 0x00189089,
+    "temporal_index": 0x00209128,
+    "acquired": 0x0008002A,
+    "acquisition_date": 0x00080022,
+    "acquisition_time": 0x00080032,
+    "series_laterality": 0x00200060,
+    "contrast": 0x00180010,
+    "series_date": 0x00080021,
+    "series_time": 0x00080031,
+    "units": 0x00541001,
+    "suv_type": 0x00541006,
+    "decay_correction": 0x00541102,
+    "weight": 0x00101030,
+    "tracer": 0x00540016,
+    "reference_time": 0x00541300,
+    "duration": 0x00181242,
 }
-_TAG_LIST = sorted(_TAGS.values())
-_CODE = re.compile(r"[A-Z0-9_ -]{1,16}")
+_BY_TAG = {tag: (name, convert) for name, (tag, convert) in _FIELDS.items()}
+_TAGS = [*_BY_TAG, *_OTHERS.values(), *PRIVATE_TAGS]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Header:
-    """What one DICOM file says about itself; absent or unreadable values are None or "". Never leaves the process.
+    """What one DICOM file says about one image; absent or unreadable values are None or "". Never leaves the machine.
 
     Attributes
     ----------
@@ -99,58 +145,121 @@ class Header:
         Its declared length; None if encapsulated.
     pixel_present : int
         How many bytes the file holds from there on.
+    pixel_keyword : str
+        PixelData, FloatPixelData or DoubleFloatPixelData; empty if there is none.
+    padding, padding_limit : int or None
+        PixelPaddingValue and its range limit, as unsigned numbers whatever sign the pixels have.
+    frame : int
+        Which frame of its file this is, from 0; pixel offset and bytes are those of the whole file, as is ``frames``.
+    expanded : bool
+        Whether it came from `medml.io.dicom_frames.expand`; a header with ``frames`` over 1 that did not is no image.
+    tile : tuple of int or None
+        Where a mosaic's picture holds the slice: top row, left column, rows and columns of the whole picture;
+        ``rows`` and ``columns`` are then those of the slice.
+    inversion_time, repetition_time, flip_angle : float or None
+        ms, ms, degrees.
+    component : str
+        Of a complex MR image: MAGNITUDE, PHASE, REAL, IMAGINARY or MIXED.
+    diffusion : tuple of float or None
+        Direction of the diffusion gradient.
+    stack_id, in_stack
+        Of an enhanced image: which stack, and the place in it.
+    phase : str
+        Which phase of a cycle: the nominal percentage of it, or TemporalPositionIndex.
+    acquired : str
+        Date and time, digits only (``20240131…``); tells acquisitions apart in memory, never stored.
+    lossy : bool
+        LossyImageCompression 01.
+    magnification : float or None
+        EstimatedRadiographicMagnificationFactor.
+    intent : str
+        PresentationIntentType: FOR PROCESSING or FOR PRESENTATION.
+    pet : Pet or None
+        What SUV is computed from; None but for PET.
     """
 
     path: Path
     size: int
     changed: int
-    transfer_syntax: str
-    sop_class: str
-    sop_uid: str
-    study_uid: str
-    series_uid: str
-    frame_uid: str
-    patient_id: str
-    issuer: str
-    sex: str
-    age: int | None
-    modality: str
-    manufacturer: str
-    model: str
-    body_part: str
-    view: str
-    rows: int
-    columns: int
-    position: tuple[float, ...] | None
-    orientation: tuple[float, ...] | None
-    pixel_spacing: tuple[float, ...] | None
-    imager_spacing: tuple[float, ...] | None
-    thickness: float | None
-    spacing_between: float | None
-    slope: float | None
-    intercept: float | None
-    image_type: tuple[str, ...]
-    instance: int | None
-    echo_time: float | None
-    echo_number: str
-    acquisition: str
-    temporal_position: str
-    trigger_time: str
-    b_value: float | None
-    frames: int
-    samples: int
-    photometric: str
-    planar: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
-    modality_lut: bool
-    burned_in: str
-    conversion_type: str
-    pixel_offset: int
-    pixel_bytes: int | None
-    pixel_present: int
+    transfer_syntax: str = ""
+    sop_class: str = ""
+    sop_uid: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    frame_uid: str = ""
+    patient_id: str = ""
+    issuer: str = ""
+    sex: str = ""
+    age: int | None = None
+    modality: str = ""
+    manufacturer: str = ""
+    model: str = ""
+    body_part: str = ""
+    view: str = ""
+    laterality: str = ""
+    rows: int = 0
+    columns: int = 0
+    position: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
+    pixel_spacing: tuple[float, ...] | None = None
+    imager_spacing: tuple[float, ...] | None = None
+    magnification: float | None = None
+    thickness: float | None = None
+    spacing_between: float | None = None
+    slope: float | None = None
+    intercept: float | None = None
+    image_type: tuple[str, ...] = ()
+    instance: int | None = None
+    echo_time: float | None = None
+    echo_number: str = ""
+    description: str = ""
+    protocol: str = ""
+    series_number: str = ""
+    acquisition: str = ""
+    temporal_position: str = ""
+    trigger_time: str = ""
+    b_value: float | None = None
+    frames: int = 1
+    samples: int = 1
+    photometric: str = ""
+    planar: int = 0
+    bits_allocated: int = 0
+    bits_stored: int = 0
+    high_bit: int = 0
+    signed: bool = False
+    modality_lut: bool = False
+    burned_in: str = ""
+    conversion_type: str = ""
+    pixel_offset: int = 0
+    pixel_bytes: int | None = None
+    pixel_present: int = 0
+    pixel_keyword: str = ""
+    padding: int | None = None
+    padding_limit: int | None = None
+    frame: int = 0
+    expanded: bool = False
+    tile: tuple[int, int, int, int] | None = None
+    inversion_time: float | None = None
+    repetition_time: float | None = None
+    flip_angle: float | None = None
+    component: str = ""
+    diffusion: tuple[float, ...] | None = None
+    stack_id: str = ""
+    in_stack: int | None = None
+    phase: str = ""
+    acquired: str = ""
+    lossy: bool = False
+    field_strength: float | None = None
+    kvp: float | None = None
+    kernel: str = ""
+    contrast: bool = False
+    intent: str = ""
+    pet: Pet | None = None
+
+    @property
+    def key(self) -> tuple[str, int, tuple[int, ...]]:
+        """What one image is known by: SOP instance UID, frame, and tile of a mosaic."""
+        return self.sop_uid, self.frame, self.tile or ()
 
 
 def read_header(path: Path) -> Header | None:
@@ -164,233 +273,117 @@ def read_header(path: Path) -> Header | None:
     Raises
     ------
     Refusal
-        If the file looks like DICOM but cannot be parsed.
+        If the file looks like DICOM but cannot be parsed, is cut off, or contradicts itself.
     """
     with open_regular(path) as file:
-        if not _looks_like_dicom(file.read(144)):
-            return None
-        file.seek(0)
         status = os.fstat(file.fileno())
-        try:
-            data, syntax, body = _parse(file)
-            elements = {name: data.get_item(tag) for name, tag in _TAGS.items()}
-            where = _find_pixels(body)
-        except Refusal:
-            raise
-        except Exception as error:
-            # A parser fed with damaged bytes may raise anything; its words may quote the patient, so they stay here.
-            raise Refusal(
-                "damaged", f"the DICOM header cannot be parsed ({type(error).__name__}); copy it again"
-            ) from None
-    return _header(path, status, elements, syntax, where)
+        elements = guarded(lambda: parse_elements(file, _TAGS))
+    if elements is None:
+        return None
+    return guarded(lambda: _header(path, status, elements))
 
 
-def open_body(file: BinaryIO) -> BinaryIO:
-    """Return the stream that pixel offsets count in: the file, or its inflated data set if it is deflated.
-
-    Raises
-    ------
-    Refusal
-        If the inflated data set is over 256 MB.
-    """
-    if not _is_deflated(file):
-        file.seek(0)
-        return file
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = inflater.decompress(file.read(), MAX_INFLATED + 1)
-    if len(data) > MAX_INFLATED:
-        raise Refusal("compression_bomb", f"the deflated data set is over {MAX_INFLATED} bytes; store it uncompressed")
-    return BytesIO(data)
+def values_of(elements: Mapping[int, Any]) -> dict[str, Any]:
+    """Return the fields of `Header` that ``elements`` give one by one; of a functional group, for instance."""
+    values: dict[str, Any] = {}
+    for tag, element in elements.items():
+        field = _BY_TAG.get(tag)
+        if field is not None and isinstance(element.value, bytes):
+            values[field[0]] = field[1](element.value, element.is_little_endian)
+    return values
 
 
-def columns_of(header: Header) -> dict[str, Column]:
-    """Return the allow-listed facts that may leave the clinical side: sex, age (capped at 90), scanner, view, part."""
-    scanner = " ".join(f"{header.manufacturer} {header.model}".split())
-    facts: dict[str, Column] = {
-        "sex": header.sex if header.sex in ("M", "F", "O") else None,
-        "age": header.age,
-        "scanner": re.sub(r"[^A-Za-z0-9 ._/+()-]", "", scanner)[:64] or None,
-        "view": header.view if _CODE.fullmatch(header.view) else None,
-        "body_part": header.body_part if _CODE.fullmatch(header.body_part) else None,
-    }
-    return {name: value for name, value in facts.items() if value is not None}
+def _header(path: Path, status: os.stat_result, elements: Elements) -> Header:
+    by_tag, little = elements.by_tag, elements.little
+    values = values_of(by_tag)
+    others = {name: element_bytes(by_tag[tag]) for name, tag in _OTHERS.items() if tag in by_tag}
 
+    def raw(name: str) -> bytes:
+        return others.get(name, b"")
 
-def _looks_like_dicom(head: bytes) -> bool:
-    """Say whether a file begins with a preamble, or with a data element of group 2 or 8 (PS3.10 section 7.1)."""
-    if head[128:132] == b"DICM":
-        return True
-    if len(head) < 16 or head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08") or head[2:4] > b"\xff\x00":
-        return False
-    explicit = head[4:6] in (b"UL", b"UI", b"CS", b"OB", b"SH", b"LO", b"DA", b"TM")
-    return explicit or (head[:2] == b"\x08\x00" and 0 < struct.unpack("<I", head[4:8])[0] <= 128)
-
-
-def _parse(file: BinaryIO) -> tuple[Dataset, str, BinaryIO]:
-    """Return the wanted elements, the transfer syntax, and the stream standing where the pixels begin."""
-    body = open_body(file)
-    if body is not file:
-        data = read_dataset(body, False, True, stop_when=_at_pixels, specific_tags=_TAG_LIST)
-        return data, str(DeflatedExplicitVRLittleEndian), body
-    data = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=_TAG_LIST)
-    meta = getattr(data, "file_meta", None)
-    syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
-    if not syntax:
-        implicit, little = data.original_encoding
-        syntax = "1.2.840.10008.1.2" if implicit else f"1.2.840.10008.1.2.{1 if little else 2}"
-    return data, syntax, file
-
-
-def _is_deflated(file: BinaryIO) -> bool:
-    """Say whether the transfer syntax is the deflated one; if so, ``file`` stands after its file meta (PS3.10 7.1)."""
-    file.seek(0)
-    head = file.read(4096)
-    uid = str(DeflatedExplicitVRLittleEndian).encode()
-    length_element = head[132:140] == b"\x02\x00\x00\x00UL\x04\x00"
-    if head[128:132] != b"DICM" or not length_element or uid not in head:
-        return False
-    end = 144 + int.from_bytes(head[140:144], "little")
-    at = head.find(b"\x02\x00\x10\x00UI", 144, end)
-    if at < 0 or head[at + 8 : at + 8 + len(uid)] != uid:
-        return False
-    file.seek(end)
-    return True
-
-
-def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
-    return tag in (PIXEL_TAG, 0x7FE00008, 0x7FE00009)
-
-
-def _find_pixels(body: BinaryIO) -> tuple[int, int | None, int]:
-    """Return offset, declared length and bytes present of PixelData, whose element begins where ``body`` stands."""
-    start = body.tell()
-    head = body.read(12)
-    end = body.seek(0, 2)
-    for order in "<>":
-        if len(head) == 12 and struct.unpack(order + "HH", head[:4]) == (0x7FE0, 0x0010):
-            explicit = head[4:6] in (b"OW", b"OB", b"UN")
-            offset = start + (12 if explicit else 8)
-            (length,) = struct.unpack(order + "I", head[8:12] if explicit else head[4:8])
-            return offset, None if length == UNDEFINED else length, end - offset
-    return 0, None, 0
-
-
-def _header(
-    path: Path, status: os.stat_result, raw: dict[str, Any], syntax: str, where: tuple[int, int | None, int]
-) -> Header:
-    text = {name: _text(element) for name, element in raw.items() if name not in ("modality_lut",)}
-    numbers = {
-        name: _numbers(text[name])
-        for name in ("position", "orientation", "pixel_spacing", "imager_spacing", "thickness", "spacing_between")
-    }
+    _require_sign(elements, values)
+    charset, b_value = raw("charset"), double_of(raw("b_value"), little)
+    values["samples"] = values.get("samples") or 1
+    values["bits_stored"] = values.get("bits_stored") or values.get("bits_allocated", 0)
+    values["laterality"] = values.get("laterality") or upper_of(raw("series_laterality"))
+    if not values.get("temporal_position") and raw("temporal_index"):
+        values["temporal_position"] = str(long_of(raw("temporal_index"), little))
     return Header(
         path=path,
         size=status.st_size,
         changed=status.st_mtime_ns,
-        transfer_syntax=syntax,
-        sop_class=text["sop_class"],
-        sop_uid=text["sop_uid"],
-        study_uid=text["study_uid"],
-        series_uid=text["series_uid"],
-        frame_uid=text["frame_uid"],
-        patient_id=text["patient_id"],
-        issuer=text["issuer"],
-        sex=text["sex"],
-        age=_age(text["age"], text["birth_date"], text["study_date"]),
-        modality=text["modality"],
-        manufacturer=text["manufacturer"],
-        model=text["model"],
-        body_part=text["body_part"],
-        view=text["view"],
-        rows=_unsigned(raw["rows"]),
-        columns=_unsigned(raw["columns"]),
-        position=_exactly(numbers["position"], 3),
-        orientation=_exactly(numbers["orientation"], 6),
-        pixel_spacing=_exactly(numbers["pixel_spacing"], 2),
-        imager_spacing=_exactly(numbers["imager_spacing"], 2),
-        thickness=_first(numbers["thickness"]),
-        spacing_between=_first(numbers["spacing_between"]),
-        slope=_first(_numbers(text["slope"])),
-        intercept=_first(_numbers(text["intercept"])),
-        image_type=tuple(part.strip().upper() for part in text["image_type"].split("\\") if part.strip()),
-        instance=_whole(text["instance"]),
-        echo_time=_first(_numbers(text["echo_time"])),
-        echo_number=text["echo_number"],
-        acquisition=text["acquisition"],
-        temporal_position=text["temporal_position"],
-        trigger_time=text["trigger_time"],
-        b_value=_double(raw["b_value"]),
-        frames=_whole(text["frames"]) or 1,
-        samples=_unsigned(raw["samples"]) or 1,
-        photometric=text["photometric"].upper(),
-        planar=_unsigned(raw["planar"]),
-        bits_allocated=_unsigned(raw["bits_allocated"]),
-        bits_stored=_unsigned(raw["bits_stored"]) or _unsigned(raw["bits_allocated"]),
-        high_bit=_unsigned(raw["high_bit"]),
-        signed=_unsigned(raw["signed"]) == 1,
-        modality_lut=raw["modality_lut"] is not None,
-        burned_in=text["burned_in"].upper(),
-        conversion_type=text["conversion_type"].upper(),
-        pixel_offset=where[0],
-        pixel_bytes=where[1],
-        pixel_present=where[2],
+        transfer_syntax=elements.transfer_syntax,
+        patient_id=identifier_of(raw("patient_id"), charset),
+        issuer=identifier_of(raw("issuer"), charset),
+        age=age_of(text_of(raw("age")), text_of(raw("birth_date")), text_of(raw("study_date"))),
+        frames=_frames(raw("frames")),
+        signed=unsigned_of(raw("signed"), little) == 1,
+        modality_lut="modality_lut" in others,
+        b_value=b_value if b_value is not None else b_value_of(by_tag),
+        diffusion=doubles_of(raw("diffusion"), little) or diffusion_of(by_tag),
+        acquired=text_of(raw("acquired") or raw("acquisition_date") + raw("acquisition_time")),
+        lossy=text_of(raw("lossy")) == "01",
+        contrast=bool(text_of(raw("contrast"))),
+        pixel_offset=elements.pixel_offset,
+        pixel_bytes=elements.pixel_bytes,
+        pixel_present=elements.pixel_present,
+        pixel_keyword=elements.pixel_keyword,
+        pet=_pet(by_tag, raw) if values.get("modality") == "PT" else None,
+        **values,
     )
 
 
-def _bytes(element: Any) -> bytes:
+def element_bytes(element: Any) -> bytes:
+    """Return the bytes of a raw element's value; none if there is no element, or it is a parsed sequence."""
     value = getattr(element, "value", None)
     return value if isinstance(value, bytes) else b""
 
 
-def _text(element: Any) -> str:
-    """Return a text value stripped of blanks; the values compared as text are ASCII or an opaque patient id."""
-    value = _bytes(element)
-    try:
-        return value.decode("utf-8").strip(" \0\t\r\n")
-    except UnicodeDecodeError:
-        return value.decode("latin-1").strip(" \0\t\r\n")
+def _require_sign(elements: Elements, values: Mapping[str, Any]) -> None:
+    """Refuse pixels of more than a byte that do not say whether they have a sign: a guess would move all values."""
+    wide = elements.pixel_offset and values.get("rows") and values.get("bits_allocated", 0) > 8
+    if (
+        wide
+        and len(element_bytes(elements.by_tag.get(_OTHERS["signed"]))) != 2
+        and elements.pixel_keyword == "PixelData"
+    ):
+        raise Refusal(
+            "damaged_header", "PixelRepresentation is missing or damaged; whether the values have a sign is unknown"
+        )
 
 
-def _numbers(text: str) -> tuple[float, ...] | None:
-    try:
-        values = tuple(float(part) for part in text.split("\\")) if text else ()
-    except ValueError:
-        return None
-    return values if values and all(math.isfinite(value) for value in values) else None
+def _frames(value: bytes) -> int:
+    text = text_of(value)
+    count = (whole_of(value) if "\\" not in text else None) if text else 1
+    if count is None or count < 0:
+        raise Refusal("damaged_header", "NumberOfFrames is no count; export the file again")
+    return count or 1
 
 
-def _exactly(values: tuple[float, ...] | None, count: int) -> tuple[float, ...] | None:
-    return values if values is not None and len(values) == count else None
+def _pet(by_tag: Mapping[int, Any], raw: Callable[[str], bytes]) -> Pet:
+    tracer = _first_item(by_tag.get(_OTHERS["tracer"]))
+    suv, bqml = philips_factors(by_tag)
+    return Pet(
+        units=upper_of(raw("units")),
+        suv_type=upper_of(raw("suv_type")),
+        decay_correction=upper_of(raw("decay_correction")),
+        weight=first_of(raw("weight")),
+        dose=first_of(element_bytes(tracer.get(0x00181074))),
+        half_life=first_of(element_bytes(tracer.get(0x00181075))),
+        injected=text_of(element_bytes(tracer.get(0x00181078))) or text_of(element_bytes(tracer.get(0x00181072))),
+        series=text_of(raw("series_date")) + text_of(raw("series_time")),
+        acquired=text_of(raw("acquisition_date")) + text_of(raw("acquisition_time")),
+        ge_scan=ge_scan_start(by_tag),
+        reference_time=first_of(raw("reference_time")),
+        duration=first_of(raw("duration")),
+        philips_suv=suv,
+        philips_bqml=bqml,
+    )
 
 
-def _first(values: tuple[float, ...] | None) -> float | None:
-    return values[0] if values else None
-
-
-def _whole(text: str) -> int | None:
-    first = text.partition("\\")[0].strip()
-    return int(first) if re.fullmatch(r"[+-]?\d{1,10}", first) else None
-
-
-def _unsigned(element: Any) -> int:
-    value = _bytes(element)
-    return int.from_bytes(value[:2], "little" if element.is_little_endian else "big") if len(value) >= 2 else 0
-
-
-def _double(element: Any) -> float | None:
-    value = _bytes(element)
-    if len(value) != 8:
-        return _first(_numbers(_text(element)))
-    (number,) = struct.unpack("<d" if element.is_little_endian else ">d", value)
-    return float(number) if math.isfinite(number) else None
-
-
-def _age(age: str, birth: str, study: str) -> int | None:
-    """Return whole years, at most 90: from PatientAge (``045Y``), else from the two dates."""
-    parts = re.fullmatch(r"(\d{1,3})([DWMY])", age.upper())
-    if parts:
-        years = int(parts[1]) // {"D": 365, "W": 52, "M": 12, "Y": 1}[parts[2]]
-        return min(years, MAX_AGE)
-    if not (re.fullmatch(r"\d{8}", birth) and re.fullmatch(r"\d{8}", study)) or study < birth:
-        return None
-    return min((int(study) - int(birth)) // 10000, MAX_AGE)
+def _first_item(element: Any) -> dict[int, Any]:
+    """Return the elements of the first item of a sequence; empty if there is none."""
+    if isinstance(element, RawDataElement):
+        element = convert_raw_data_element(element._replace(VR="SQ"))
+    items = list(element.value or ()) if element is not None else []
+    return {int(tag): items[0].get_item(tag) for tag in sorted(items[0].keys())} if items else {}

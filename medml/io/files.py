@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import hmac
@@ -147,15 +148,35 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_filesystem(path: Path) -> bool:
+    """Wait until everything written to the file system of ``path`` is on the disk; say whether that could be asked.
+
+    One such wait is cheaper than one for each of many small files.
+    """
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if call(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
+    return True
+
+
 @contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading; anything but a regular file (a pipe, a device, a folder) is refused without blocking.
 
-    Whether a symbolic link may be followed is for the walk that found ``path`` to say: it knows the input's root.
+    A symbolic link is refused too: the walk, which knows the input's root, gives what a link that may be followed
+    leads to.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Refusal("link", "found a link in the place of the file; copy the file into the source") from None
         raise Refusal(
             "unreadable", f"the file cannot be opened ({error.strerror}); check permissions and links"
         ) from None
@@ -245,6 +266,18 @@ class Pseudonyms:
         """Name a scan by where it comes from and what it holds: 24 hex digits."""
         return self._code("scan", source, content)[:24]
 
+    def uid(self, uid: str) -> str:
+        """Return the UID that stands for another: ``2.25.`` and 128 bits as a decimal number (PS3.5 B.2)."""
+        return f"2.25.{int(self._code('uid', uid.strip())[:32], 16)}"
+
+    def file(self, text: str) -> str:
+        """Name an output file or folder: 24 hex digits."""
+        return self._code("file", text)[:24]
+
+    def days(self, issuer: str, patient_id: str) -> int:
+        """Return by how many days a patient's dates move back: the same from 1 to 3652 for all of them."""
+        return 1 + int(self._code("days", issuer.strip(), patient_id.strip())[:16], 16) % 3652
+
     def _code(self, *parts: str) -> str:
         message = b"".join(
             len(encoded).to_bytes(8, "big") + encoded
@@ -283,7 +316,7 @@ def _hash_voxels(digest: hashlib._Hash, voxels: np.ndarray) -> None:
 
 
 def _canonical_type(voxels: np.ndarray) -> str:
-    if voxels.size == 0 or voxels.dtype == np.bool_:
+    if voxels.size == 0 or voxels.dtype in (np.bool_, np.int8, np.uint8, np.int16):
         return "<i2"
     if voxels.dtype.kind in "iu":
         least, most = int(voxels.min()), int(voxels.max())

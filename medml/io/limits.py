@@ -52,6 +52,6 @@ IMAGE_LIMITS = Limits()
 # A label mask is mostly zeros, and deflate reaches 1032 to 1 on zeros: a real mask may, so only its size is capped.
 MASK_LIMITS = Limits(decoded_bytes=1 << 30, ratio=1100)
 # What we stored ourselves passed the caps of its source; only its size is capped.
-STORED_LIMITS = Limits(decoded_bytes=1 << 33, ratio=1100)
+STORED_LIMITS = Limits(decoded_bytes=1 << 33, axis=32767, ratio=1100)
 # One flat image: mammograms and fundus photographs are wider than any volume, and still small.
 PICTURE_LIMITS = Limits(decoded_bytes=1 << 30, axis=16384)

@@ -15,12 +15,13 @@ from typing import BinaryIO
 import numpy as np
 
 from medml.errors import GeometryError, Refusal
-from medml.geometry import canonical_affine, canonical_grid, to_canonical, to_source
-from medml.io.files import CHUNK_BYTES, open_regular, write_atomic
+from medml.geometry import canonical_affine, canonical_grid, canonical_shape, source_affine, to_canonical, to_source
+from medml.io.files import open_regular, write_atomic
 from medml.io.limits import IMAGE_LIMITS, MASK_LIMITS, Limits
-from medml.io.nifti_header import FIRST_VOXEL, NiftiHeader, new_header, parse_header
+from medml.io.nifti_header import Conflict, NiftiHeader, parse_header
+from medml.io.nifti_write import save_nifti
 from medml.io.rescale import rescale
-from medml.io.streams import GzipFile, decoded, fill, is_gzip, read_to_end, skip
+from medml.io.streams import decoded, fill, is_gzip, read_to_end, skip
 from medml.records.candidate import Reading
 from medml.records.scan import Finding, SourceGrid, Volume
 
@@ -35,8 +36,13 @@ def read_nifti(path: Path) -> tuple[Volume, SourceGrid]:
     return reading.volume, reading.grid
 
 
-def read_checked(path: Path, *, limits: Limits = IMAGE_LIMITS) -> Reading:
+def read_checked(path: Path, *, limits: Limits = IMAGE_LIMITS, conflict: Conflict = "refuse") -> Reading:
     """Read a NIfTI file as `read_nifti` does, with the findings about it.
+
+    Parameters
+    ----------
+    conflict : "refuse", "sform" or "qform"
+        What counts where sform and qform are both set and put a corner more than half a voxel apart.
 
     Raises
     ------
@@ -46,16 +52,16 @@ def read_checked(path: Path, *, limits: Limits = IMAGE_LIMITS) -> Reading:
         If its affine is not finite or singular.
     """
     with _opened(path) as (header_file, voxel_file):
-        header = parse_header(header_file)
+        header = parse_header(header_file, conflict=conflict, pair=voxel_file is not header_file)
         _check_size(header, voxel_file, limits)
         stored = _read_voxels(header, voxel_file)
-    voxels, findings = _real_values(stored, header)
+    voxels, findings = real_values(stored, header.slope, header.intercept)
     grid = canonical_grid(header.shape, header.affine)
     voxels = to_canonical(np.moveaxis(voxels, 3, 0), grid)
     return Reading(Volume(voxels, canonical_affine(grid)), grid, header.findings + findings)
 
 
-def read_labels(path: Path) -> tuple[Volume, SourceGrid]:
+def read_labels(path: Path, *, conflict: Conflict = "refuse") -> tuple[Volume, SourceGrid]:
     """Read a NIfTI label mask: one component of whole numbers 0 to 255, given as uint8 (1, I, J, K).
 
     Raises
@@ -63,7 +69,17 @@ def read_labels(path: Path) -> tuple[Volume, SourceGrid]:
     Refusal
         As `read_checked`, and if there are several components or values that are no label.
     """
-    reading = read_checked(path, limits=MASK_LIMITS)
+    return as_labels(read_checked(path, limits=MASK_LIMITS, conflict=conflict))
+
+
+def as_labels(reading: Reading) -> tuple[Volume, SourceGrid]:
+    """Return a volume as a label mask: one component of whole numbers 0 to 255, uint8 (1, I, J, K).
+
+    Raises
+    ------
+    Refusal
+        If there are several components or values that are no label.
+    """
     voxels = reading.volume.voxels
     if voxels.shape[0] != 1:
         raise Refusal("mask_components", f"the mask has {voxels.shape[0]} components, expected 1")
@@ -81,8 +97,8 @@ def read_labels(path: Path) -> tuple[Volume, SourceGrid]:
 
 def read_nifti_header(path: Path) -> NiftiHeader:
     """Read only the header, with the checks that need no voxels."""
-    with _opened(path) as (header_file, _):
-        return parse_header(header_file)
+    with _opened(path) as (header_file, voxel_file):
+        return parse_header(header_file, pair=voxel_file is not header_file)
 
 
 def write_nifti(path: Path, volume: Volume) -> None:
@@ -95,25 +111,21 @@ def write_nifti(path: Path, volume: Volume) -> None:
 
 
 def write_on_grid(path: Path, labels: np.ndarray, grid: SourceGrid) -> None:
-    """Write canonical labels (I, J, K) as uint8 on the grid of their source: its shape, axis order and affine."""
-    source = to_source(np.asarray(labels, dtype=np.uint8), grid)
-    if source.shape != grid.shape:
+    """Write canonical labels (I, J, K) as uint8 on the grid of their source: its shape, axis order and affine.
+
+    A source whose slices stood at varying distances has no affine: its labels are written on the regular grid that it
+    was resampled to.
+    """
+    affine = source_affine(grid)
+    if affine is None:
+        grid = grid.model_copy(update={"repair": None})
+        affine = np.asarray(grid.affine)
+    if labels.shape != canonical_shape(grid):
         raise GeometryError(
-            "shape_mismatch", f"labels have the shape {source.shape} on the source grid, expected {grid.shape}"
+            "shape_mismatch", f"labels have the shape {labels.shape}, expected {canonical_shape(grid)} as the image has"
         )
-    write_nifti(path, Volume(source[None], np.asarray(grid.affine)))
-
-
-def save_nifti(path: Path, volume: Volume) -> None:
-    """Write the bytes of `write_nifti` to ``path``; atomicity and durability are the caller's."""
-    voxels = _storable(volume.voxels)
-    header = new_header(voxels, volume)
-    with path.open("wb") as raw, GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as file:
-        file.write(header.binaryblock + bytes(FIRST_VOXEL - len(header.binaryblock)))
-        slabs = max(1, CHUNK_BYTES // max(1, voxels[0, ..., :1].nbytes))
-        for component in voxels:
-            for first in range(0, component.shape[-1], slabs):
-                file.write(np.ascontiguousarray(component[..., first : first + slabs].T))
+    source = to_source(np.asarray(labels, dtype=np.uint8), grid)
+    write_nifti(path, Volume(source[None], affine))
 
 
 @contextmanager
@@ -167,13 +179,13 @@ def _read_voxels(header: NiftiHeader, file: BinaryIO) -> np.ndarray:
     return stored.transpose(3, 2, 1, 0)
 
 
-def _real_values(stored: np.ndarray, header: NiftiHeader) -> tuple[np.ndarray, tuple[Finding, ...]]:
+def real_values(stored: np.ndarray, slope: float, intercept: float) -> tuple[np.ndarray, tuple[Finding, ...]]:
     """Apply the scaling, narrow 64-bit and swapped types, and clear NaN; infinities are refused."""
     voxels = stored if stored.dtype.isnative else stored.astype(stored.dtype.newbyteorder("="))
     if voxels.dtype.kind in "iu" and voxels.dtype.itemsize == 8:
         voxels = _narrow(voxels)
     with np.errstate(over="ignore", invalid="ignore"):
-        voxels = rescale(voxels, header.slope, header.intercept)
+        voxels = rescale(voxels, slope, intercept)
         if voxels.dtype.kind in "iu":
             return voxels, ()
         voxels = voxels.astype(np.float32, copy=False)
@@ -198,15 +210,4 @@ def _narrow(voxels: np.ndarray) -> np.ndarray:
     for kind in (np.int16, np.int32):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return voxels.astype(kind)
-    return voxels
-
-
-def _storable(voxels: np.ndarray) -> np.ndarray:
-    """Return voxels of a type that NIfTI-1 has and every reader knows."""
-    if voxels.dtype == np.bool_:
-        return voxels.astype(np.uint8)
-    if voxels.dtype == np.float16:
-        return voxels.astype(np.float32)
-    if voxels.dtype.kind not in "iuf" or voxels.dtype.itemsize > 8:
-        raise Refusal("unsupported_dtype", f"voxels of type {voxels.dtype} cannot be stored; expected real numbers")
     return voxels

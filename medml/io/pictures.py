@@ -1,7 +1,9 @@
-"""PNG and JPEG pictures in; the only home of Pillow. Pixels without a spacing: geometry "none"."""
+"""PNG and JPEG pictures in, previews out; the only home of Pillow. Pixels without a spacing: geometry "none"."""
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,9 @@ from medml.errors import Refusal
 from medml.io.files import open_regular
 from medml.io.limits import PICTURE_LIMITS, Limits
 from medml.records.scan import SourceGrid, Volume
+
+# At DEBUG Pillow writes the values of EXIF tags, names among them, to the log.
+logging.getLogger("PIL").setLevel(logging.INFO)
 
 FORMATS = ("PNG", "JPEG")
 GREY_MODES = ("L", "LA", "La")
@@ -64,6 +69,13 @@ def read_label_picture(path: Path, *, limits: Limits = PICTURE_LIMITS) -> tuple[
             if pixels.ndim == 3:
                 raise Refusal("colour_mask", "a mask in colour; expected grey values or palette indices as labels")
     return _volume(pixels)
+
+
+def jpeg_bytes(pixels: np.ndarray, *, quality: int = 85) -> bytes:
+    """Return pixels (rows, columns) or (rows, columns, 3), uint8, as a JPEG: for previews, never for data."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 @contextmanager

@@ -1,17 +1,19 @@
 """The folder of one accepted scan: image.nii.gz, masks, scan.json, annotations.json.
 
-A scan folder is made under a temporary name and renamed as a whole, so it is complete or not there. Many scans share
-the waits for the disk: `write_scans` takes up to 64 at a time.
+A scan folder is staged in a work folder and renamed as a whole, so it is complete or not there. Many scans share the
+waits for the disk: `place_scans` takes a group at a time.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +23,39 @@ from medml.errors import MedmlError, NotFound, Refusal
 from medml.io.files import (
     clear_disk_errors,
     content_digest,
-    dump_json,
-    dump_record,
     mask_digest,
     read_record,
     sweep_temporary,
+    sync_filesystem,
     sync_path,
     temporary_path,
     write_atomic,
-    write_json,
-    write_record,
 )
 from medml.io.limits import STORED_LIMITS
-from medml.io.nifti import read_checked, save_nifti
+from medml.io.nifti import read_checked
+from medml.io.nifti_write import save_nifti
 from medml.records.home import Home
 from medml.records.scan import Annotation, Scan, Volume
 
 IMAGE_FILE = "image.nii.gz"
 MASK_FILE = "mask.nii.gz"
+PREVIEW_FILE = "preview.jpg"
 SCAN_FILE = "scan.json"
 ANNOTATIONS_FILE = "annotations.json"
-GROUP_SIZE = 64
+MANY_FOLDERS = 8
 
 _SCAN_ID = re.compile(r"[0-9a-f]{24}")
 _MASK_FILE = re.compile(r"mask[a-z0-9_-]{0,60}\.nii\.gz")
 _ANNOTATIONS = TypeAdapter(tuple[Annotation, ...])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Staged:
+    """A scan whose files lie in a folder of their own, not yet or already in its place."""
+
+    folder: Path
+    scan: Scan
+    annotations: tuple[Annotation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,12 +66,15 @@ class ScanFiles:
     ----------
     masks : dict
         File name (``mask.nii.gz``) to labels (I, J, K) on the scan's canonical grid.
+    preview : bytes
+        A JPEG of a few slices, for the quality page; empty if the image is quickly drawn when it is wanted.
     """
 
     volume: Volume
     scan: Scan
     annotations: tuple[Annotation, ...] = ()
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    preview: bytes = b""
 
 
 def write_scan(
@@ -71,28 +84,69 @@ def write_scan(
     annotations: Sequence[Annotation] = (),
     masks: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write one scan folder; see `write_scans`."""
-    write_scans(home, [ScanFiles(volume, scan, tuple(annotations), masks or {})])
+    """Write one scan folder, durable when this returns; a folder that is there already is completed."""
+    with work_folder(home) as work:
+        place_scans(home, [stage_scan(work / "0", ScanFiles(volume, scan, tuple(annotations), masks or {}))])
 
 
-def write_scans(home: Home, items: Iterable[ScanFiles]) -> None:
-    """Write scan folders, durable when this returns; groups of 64 share the waits for the disk.
+@contextmanager
+def work_folder(home: Home) -> Iterator[Path]:
+    """Give a folder for staged scans, removed at the end; what killed processes left of theirs is swept before."""
+    home.scans.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(home.scans)
+    folder = temporary_path(home.scans / "work")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    A folder that is already there is left as it is, but for files that it lacks and annotations that are new.
+
+def stage_scan(folder: Path, item: ScanFiles) -> Staged:
+    """Write the files of one scan into ``folder``, which must not exist; neither durable nor in its place yet.
 
     Raises
     ------
     Refusal
-        If a mask does not fit its image, or differs from the one already stored under its name.
+        If a mask does not fit its image.
     """
-    group: list[ScanFiles] = []
-    for item in items:
-        group.append(item)
-        if len(group) == GROUP_SIZE:
-            _write_group(home, group)
-            group = []
-    if group:
-        _write_group(home, group)
+    _check(item)
+    folder.mkdir()
+    save_nifti(folder / IMAGE_FILE, item.volume)
+    for name, mask in item.masks.items():
+        save_nifti(folder / name, Volume(np.asarray(mask)[None], item.volume.affine, item.volume.geometry))
+    if item.preview:
+        (folder / PREVIEW_FILE).write_bytes(item.preview)
+    (folder / SCAN_FILE).write_bytes(_record_bytes(item.scan))
+    if item.annotations:
+        (folder / ANNOTATIONS_FILE).write_bytes(_annotations_bytes(item.annotations))
+    return Staged(folder, item.scan, item.annotations)
+
+
+def place_scans(home: Home, items: Sequence[Staged]) -> list[Staged]:
+    """Make staged scans durable and rename them to their places; return them as they are stored.
+
+    A folder that is there already keeps what it has and is given what it lacks: files, annotations. Of a mask that
+    differs from the one stored under its name both are kept, the new one as ``mask-<digest>.nii.gz``: frozen datasets
+    may stand on the old one.
+    """
+    with clear_disk_errors(home.scans):
+        _sync([item.folder for item in items])
+        parents = sorted({_folder(home.scans, item.scan.scan_id).parent for item in items})
+        for parent in parents:
+            parent.mkdir(exist_ok=True)
+        placed = [_place(home, item) for item in items]
+        if len(parents) < MANY_FOLDERS or not sync_filesystem(home.scans):
+            for parent in [*parents, home.scans] if parents else []:
+                sync_path(parent)
+    return placed
+
+
+def update_record(home: Home, scan: Scan) -> None:
+    """Replace the record of a stored scan, whose facts have changed at their source."""
+    folder = _folder(home.scans, scan.scan_id)
+    sweep_temporary(folder)
+    write_atomic(folder / SCAN_FILE, lambda temporary: temporary.write_bytes(_record_bytes(scan)))
 
 
 def read_scan(scans: Path, scan_id: str) -> Scan:
@@ -144,27 +198,6 @@ def verify_scan(scans: Path, scan: Scan, annotations: Iterable[Annotation]) -> l
     return wrong
 
 
-def _write_group(home: Home, group: list[ScanFiles]) -> None:
-    """Write new folders under temporary names, wait once for all of them, then rename them all."""
-    for parent in {home.scan_folder(item.scan.scan_id).parent for item in group}:
-        sweep_temporary(parent)
-    pending: list[tuple[Path, Path]] = []
-    with clear_disk_errors(home.scans):
-        try:
-            for item in group:
-                folder = _folder(home.scans, item.scan.scan_id)
-                _check(item)
-                if folder.exists():
-                    _complete(folder, item)
-                else:
-                    pending.append((temporary_path(folder), folder))
-                    _fill(pending[-1][0], item)
-            _commit(home, pending)
-        finally:
-            for temporary, _ in pending:
-                shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _check(item: ScanFiles) -> None:
     shape = item.volume.voxels.shape[1:]
     if shape != item.scan.shape:
@@ -175,67 +208,68 @@ def _check(item: ScanFiles) -> None:
             raise Refusal("mask_grid", f"the mask has the shape {mask.shape}, its image {shape}")
 
 
-def _fill(folder: Path, item: ScanFiles) -> None:
-    folder.mkdir(parents=True)
-    save_nifti(folder / IMAGE_FILE, item.volume)
-    for name, mask in item.masks.items():
-        save_nifti(folder / name, _mask_volume(item, mask))
-    (folder / SCAN_FILE).write_text(dump_record(item.scan), encoding="utf-8")
-    if item.annotations:
-        (folder / ANNOTATIONS_FILE).write_text(_annotations_text(item.annotations), encoding="utf-8")
-
-
-def _commit(home: Home, pending: list[tuple[Path, Path]]) -> None:
-    files = [temporary / name for temporary, _ in pending for name in os.listdir(temporary)]
-    # Waits in parallel share the journal's commits; one after the other, each would pay its own.
-    with ThreadPoolExecutor(16) as threads:
-        list(threads.map(sync_path, files))
-        list(threads.map(sync_path, [temporary for temporary, _ in pending]))
-    for temporary, folder in pending:
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-    for parent in {folder.parent for _, folder in pending}:
-        sync_path(parent)
-    if pending:
-        sync_path(home.scans)
-
-
-def _complete(folder: Path, item: ScanFiles) -> None:
-    """Add to a folder that is there what it lacks; what it has is never overwritten."""
-    if not (folder / IMAGE_FILE).exists():
-        write_atomic(folder / IMAGE_FILE, lambda temporary: save_nifti(temporary, item.volume))
-    for name, mask in item.masks.items():
-        _add_mask(folder / name, item, mask)
-    if not (folder / SCAN_FILE).exists():
-        write_record(folder / SCAN_FILE, item.scan)
-    known = read_annotations(folder.parent.parent, folder.name)
-    merged = known + tuple(annotation for annotation in item.annotations if annotation not in known)
-    if merged != known:
-        write_json(folder / ANNOTATIONS_FILE, [annotation.model_dump(mode="json") for annotation in merged])
-
-
-def _add_mask(path: Path, item: ScanFiles, mask: np.ndarray) -> None:
-    if not path.exists():
-        write_atomic(path, lambda temporary: save_nifti(temporary, _mask_volume(item, mask)))
+def _sync(folders: Sequence[Path]) -> None:
+    """Wait until the files of these folders, and the folders, are on the disk."""
+    if len(folders) >= MANY_FOLDERS and sync_filesystem(folders[0]):
         return
-    stored = read_checked(path, limits=STORED_LIMITS).volume.voxels[0]
-    if mask_digest(stored) != mask_digest(mask):
-        raise Refusal(
-            "mask_changed",
-            f"scan {item.scan.scan_id} has another {path.name}; datasets may stand on it: store the new one as "
-            "mask-2.nii.gz, or ingest into a new collection",
-        )
+    files = [folder / name for folder in folders for name in os.listdir(folder)]
+    # Waits in parallel share the journal's commits; one after the other, each would pay its own.
+    with ThreadPoolExecutor(min(16, len(files) + 1)) as threads:
+        list(threads.map(sync_path, files))
+        list(threads.map(sync_path, folders))
 
 
-def _mask_volume(item: ScanFiles, mask: np.ndarray) -> Volume:
-    return Volume(np.asarray(mask)[None], item.volume.affine, item.volume.geometry)
+def _place(home: Home, item: Staged) -> Staged:
+    folder = _folder(home.scans, item.scan.scan_id)
+    try:
+        item.folder.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return _complete(folder, item)
+    return replace(item, folder=folder)
 
 
-def _annotations_text(annotations: tuple[Annotation, ...]) -> str:
-    return dump_json([annotation.model_dump(mode="json") for annotation in annotations])
+def _complete(folder: Path, item: Staged) -> Staged:
+    """Add to a folder that is there what it lacks; what it has is never overwritten."""
+    known = read_annotations(folder.parent.parent, folder.name)
+    stored = {annotation.file: annotation.content for annotation in known if annotation.file}
+    annotations = tuple(_named_apart(item, annotation, folder, stored) for annotation in item.annotations)
+    for name in sorted(os.listdir(item.folder)):
+        if name != ANNOTATIONS_FILE and not (folder / name).exists():
+            (item.folder / name).rename(folder / name)
+    merged = known + tuple(annotation for annotation in annotations if annotation not in known)
+    if merged != known:
+        staged = item.folder / ANNOTATIONS_FILE
+        staged.write_bytes(_annotations_bytes(merged))
+        sync_path(staged)
+        staged.rename(folder / ANNOTATIONS_FILE)
+    sync_path(folder)
+    shutil.rmtree(item.folder)
+    return replace(item, folder=folder, annotations=annotations)
+
+
+def _named_apart(item: Staged, annotation: Annotation, folder: Path, stored: Mapping[str, str]) -> Annotation:
+    """Give a mask another name if one of other content is stored under its own."""
+    file = annotation.file
+    if file is None or not (folder / file).exists():
+        return annotation
+    # A mask without its annotation is what a kill between the two renames leaves.
+    content = stored.get(file) or mask_digest(_read_stored(folder.parent.parent, item.scan, file)[0])
+    if content == annotation.content:
+        return annotation
+    other = f"{file.removesuffix('.nii.gz')}-{annotation.content[:16]}.nii.gz"
+    (item.folder / file).rename(item.folder / other)
+    return annotation.model_copy(update={"file": other})
+
+
+def _record_bytes(record: Scan) -> bytes:
+    return json.dumps(record.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _annotations_bytes(annotations: tuple[Annotation, ...]) -> bytes:
+    values = [annotation.model_dump(mode="json") for annotation in annotations]
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _read_stored(scans: Path, scan: Scan, file: str) -> np.ndarray:

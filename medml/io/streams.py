@@ -26,6 +26,13 @@ def decoded(file: BinaryIO) -> Iterator[BinaryIO]:
     if not compressed:
         yield file
         return
+    with gunzipped(file) as stream:
+        yield stream
+
+
+@contextmanager
+def gunzipped(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Give the decompressed bytes of the gzip data that begin where the file stands."""
     try:
         with GzipFile(fileobj=file) as stream:
             yield stream

@@ -1,4 +1,4 @@
-"""What stands on a page, as plain values: cards, tables, pictures, sections. `shell.render` turns them into HTML."""
+"""What stands on a page, as plain values: cards, tables, pictures, tiles, sections. `shell.render` makes them HTML."""
 
 from __future__ import annotations
 
@@ -59,14 +59,77 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """A small picture in a contact sheet: a name, lines about it, and tags in words, each with a tone.
+
+    Attributes
+    ----------
+    across : int
+        How many squares the picture is wide.
+    """
+
+    png: bytes
+    title: str
+    lines: Sequence[str] = ()
+    tags: Sequence[Cell] = ()
+    alt: str = ""
+    across: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A whole in parts, as a bar with a legend: name, number and tone of each."""
+
+    label: str
+    parts: Sequence[tuple[str, int, Tone]]
+
+
+@dataclass(frozen=True, slots=True)
+class StripRow:
+    """One group of a strip; places and ends run from 0 to 1 along the axis.
+
+    Attributes
+    ----------
+    box : tuple of float
+        First quartile, median, third quartile.
+    """
+
+    name: str
+    count: int
+    points: Sequence[float]
+    box: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """How a quantity is spread, one row a group.
+
+    Attributes
+    ----------
+    ticks : sequence of (place, text)
+        Of the common axis.
+    note : str
+        What to know of the groups, such as a single value.
+    """
+
+    label: str
+    rows: Sequence[StripRow]
+    ticks: Sequence[tuple[float, str]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Section:
-    """One part of a page, in the order text, tables, pictures, notes."""
+    """One part of a page, in the order text, bars, tables, strips, tiles, pictures, notes."""
 
     title: str
     text: Sequence[str] = ()
     tables: Sequence[Table] = field(default_factory=tuple)
     pictures: Sequence[Picture] = field(default_factory=tuple)
     notes: Sequence[str] = ()
+    bars: Sequence[Bar] = field(default_factory=tuple)
+    strips: Sequence[Strip] = field(default_factory=tuple)
+    tiles: Sequence[Tile] = field(default_factory=tuple)
 
 
 def show(value: str | float | None, digits: int = 3) -> str:

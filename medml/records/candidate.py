@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from medml.records.scan import Column, Finding, SourceGrid, Volume
+
+FileState = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,12 +23,15 @@ class Reading:
         The way back to the source's own grid.
     mask : ndarray of shape (I, J, K) or None
         uint8 labels on the canonical grid.
+    columns : dict
+        Facts that only reading tells, beside the candidate's.
     """
 
     volume: Volume
     grid: SourceGrid
     findings: tuple[Finding, ...] = ()
     mask: Any = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +57,9 @@ class Candidate:
         Class labels that hold; None if unknown.
     locator : dict
         JSON-able, private: absolute paths, ordered SOP instance UIDs, positions.
+    seen : tuple
+        Path, size in bytes (-1 for a folder) and modification time in ns of what it is read from, as the walk saw
+        them: if one has changed since, the scan is refused.
     """
 
     source: str
@@ -72,3 +80,9 @@ class Candidate:
     multi_label: bool = False
     origin: str = ""
     locator: dict[str, Any] = field(default_factory=dict)
+    seen: tuple[FileState, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """How large its files are together: a guide to how much work it is."""
+        return sum(size for _, size, _ in self.seen if size > 0)

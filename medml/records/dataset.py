@@ -26,6 +26,8 @@ class Case(Record):
         sha256 over the content digests of scans, mask and classes: the same in every home.
     shape, spacing_mm
         Of the first scan's canonical grid; spacing is None when unknown.
+    alike : tuple of str
+        One key for each picture that cases of several patients share: the smallest content digest of its copies.
     """
 
     case_id: str
@@ -37,6 +39,7 @@ class Case(Record):
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None
     columns: dict[str, Column] = {}
+    alike: tuple[str, ...] = ()
 
 
 class Omitted(Record):
@@ -65,6 +68,8 @@ class Dataset(Record):
         Digest of the test set alone, the same in every home.
     subgroups : tuple of str
         Columns to audit.
+    licences, consents : dict
+        Collection to what was stated about its licence and consent; empty where nothing was.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Dataset(Record):
     test_parent: str | None = None
     subgroups: tuple[str, ...] = ()
     licences: dict[str, str] = {}
+    consents: dict[str, str] = {}
     omitted: tuple[Omitted, ...] = ()
 
     def cases_of(self, part: Literal["train", "validation", "test"], *, fold: int = 0) -> tuple[Case, ...]:

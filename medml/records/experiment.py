@@ -17,12 +17,15 @@ class DatasetChoice(Config):
     ----------
     select : dict
         Catalogue columns and their values; ``collection`` is the usual one.
+    annotation : str
+        Which annotations, where scans have several: those whose origin begins so, or that name this label.
     split : "patient", "official" or "column"
         Draw by patient; take the split the source publishes; or take the column named by ``split_column``.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
     select: dict[str, str] = {}
+    annotation: str = ""
     split: Literal["patient", "official", "column"] = "patient"
     split_column: str = "split"
     test_fraction: float = Field(0.2, gt=0, lt=1)

@@ -77,6 +77,11 @@ class Home:
         return self.secrets / "requests"
 
     @property
+    def quarantine(self) -> Path:
+        """What is held back because its pixels may show a name, and who released it."""
+        return self.secrets / "quarantine"
+
+    @property
     def key_file(self) -> Path:
         return self.secrets / "pseudonym.key"
 

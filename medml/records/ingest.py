@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medml.records.record import Record
-from medml.records.scan import Outcome
+from medml.records.scan import Finding, Outcome
 
 
 class IngestCounts(Record):
@@ -48,6 +48,10 @@ class IngestReport(Record):
         ``"<outcome> <reason code>"`` to number of files.
     findings : dict
         Finding code to number of scans, series or files that show it.
+    beside_others : dict
+        Scan id to findings that only show beside other scans: outliers, the same picture under two patients.
+    pictures : tuple of tuple of str
+        Scan ids of each picture that several patients share, where a scan of this ingest is among them.
     columns_left : tuple of str
         Columns of tables that were not kept, because no allow-listed meaning is known for them.
     started, finished : str
@@ -58,6 +62,8 @@ class IngestReport(Record):
     counts: IngestCounts
     codes: dict[str, int]
     findings: dict[str, int]
+    beside_others: dict[str, tuple[Finding, ...]] = {}
+    pictures: tuple[tuple[str, ...], ...] = ()
     columns_left: tuple[str, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     started: str

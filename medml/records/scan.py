@@ -11,6 +11,8 @@ from medml.records.record import Record
 
 Matrix = tuple[tuple[float, ...], ...]
 Column = str | int | float | None
+# Modalities of signals over time: catalogued, stored as (1, samples, channels, 1), and no images.
+WAVEFORMS = frozenset({"ECG", "EEG", "EMG", "EOG", "EPS", "HD", "RESP"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +34,28 @@ class Volume:
     geometry: Literal["mm", "none"] = "mm"
 
 
+class SliceMap(Record):
+    """Where the slices of a repaired source lie in the regular grid that they were resampled to.
+
+    Attributes
+    ----------
+    kind : "gantry_tilt" or "variable_spacing"
+        What was repaired.
+    shape : tuple of int
+        The source's own shape: (column, row, slice along +normal).
+    affine : 4x4 or None
+        Source voxel index to RAS mm; None where the slices stand at varying distances, so that no affine is true.
+    places : tuple of (i, j, k)
+        For each source slice, the index in the regular grid where its first voxel lies; columns run along i, rows
+        along j.
+    """
+
+    kind: Literal["gantry_tilt", "variable_spacing"]
+    shape: tuple[int, int, int]
+    affine: Matrix | None
+    places: tuple[tuple[float, float, float], ...]
+
+
 class SourceGrid(Record):
     """How a canonical (closest to RAS+) image maps back to the grid of its source.
 
@@ -39,18 +63,22 @@ class SourceGrid(Record):
     ----------
     shape : tuple of int
         Source shape. DICOM: (column, row, slice along +normal). NIfTI: as in the file. Pictures: (column, row, 1).
+        Of a repaired source, that of the regular grid.
     affine : 4x4
         Source voxel index to RAS mm.
     axes : tuple of int
         Canonical axis n is source axis ``axes[n]``.
     flips : tuple of bool
         Whether canonical axis n runs against its source axis.
+    repair : SliceMap or None
+        How a tilted or unevenly spaced source maps to the regular grid that ``shape`` and ``affine`` describe.
     """
 
     shape: tuple[int, int, int]
     affine: Matrix
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
+    repair: SliceMap | None = None
 
 
 class Finding(Record):
@@ -82,6 +110,10 @@ class Scan(Record):
         sha256 of canonical voxels and affine.
     columns : dict
         Allow-listed facts for subgroups and splits: sex, age, scanner, site, view, split, …
+    quality : dict
+        Statistics that scans of a collection are compared by: noise, snr, contrast, percentiles.
+    likeness : str
+        Fingerprint of the picture, the same for flipped, rescaled and recompressed copies; empty if unknown.
     """
 
     scan_id: str
@@ -100,6 +132,8 @@ class Scan(Record):
     source_grid: SourceGrid
     columns: dict[str, Column] = {}
     findings: tuple[Finding, ...] = ()
+    quality: dict[str, float] = {}
+    likeness: str = ""
 
 
 class Annotation(Record):
@@ -115,6 +149,10 @@ class Annotation(Record):
         File beside ``image.nii.gz`` (kind "mask").
     content : str
         sha256 of the canonical mask or of the class labels.
+    codes : dict
+        Value to coding scheme and code (``SCT:10200004``), as far as the source has them (kind "mask").
+    findings : tuple of Finding
+        About the annotation, e.g. the threshold of a fractional segmentation.
     """
 
     scan_id: str
@@ -125,6 +163,8 @@ class Annotation(Record):
     origin: str
     file: str | None = None
     content: str
+    codes: dict[int, str] = {}
+    findings: tuple[Finding, ...] = ()
 
 
 class Outcome(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -98,6 +99,14 @@ class Catalogue:
                 found.update(connection.execute(select(column).where(column.in_(chunk))).scalars())
         return found
 
+    def by_id(self, scan_ids: Iterable[str]) -> list[Scan]:
+        """Return those of these scans that are in the catalogue, by scan id."""
+        return self._records(tables.scans.c.scan_id, scan_ids)
+
+    def by_content(self, contents: Iterable[str]) -> list[Scan]:
+        """Return the scans that hold these voxels (`Scan.content`), by scan id."""
+        return self._records(tables.scans.c.content, contents)
+
     def scans(self, **select_: Column) -> list[Scan]:
         """Return the scans for which every key has its value, by collection, patient, group and channel.
 
@@ -141,6 +150,15 @@ class Catalogue:
             for chunk in chunks(sorted(set(scan_ids))):
                 rows: Sequence[str] = connection.execute(query.where(table.c.scan_id.in_(chunk))).scalars().all()
                 found.extend(Annotation.model_validate_json(record) for record in rows)
+        return found
+
+    def _records(self, column: Any, values: Iterable[str]) -> list[Scan]:
+        query = select(tables.scans.c.record).order_by(tables.scans.c.scan_id)
+        found: list[Scan] = []
+        with self.database.reading() as connection:
+            for chunk in chunks(sorted(set(values))):
+                records = connection.execute(query.where(column.in_(chunk))).scalars()
+                found.extend(Scan.model_validate_json(record) for record in records)
         return found
 
 

@@ -24,11 +24,14 @@ class Origin:
         sha256 over relative paths, sizes and modification times of its files.
     locator : dict
         JSON-able and private: absolute paths, ordered SOP instance UIDs, positions, transform.
+    series : str
+        Pseudonym of its DICOM series; empty if it has none.
     """
 
     scan_id: str
     stamp: str
     locator: Mapping[str, Any]
+    series: str = ""
 
 
 class Crosswalk:
@@ -45,6 +48,7 @@ class Crosswalk:
                 "scan_id": origin.scan_id,
                 "stamp": origin.stamp,
                 "locator": json.dumps(origin.locator),
+                "series": origin.series,
                 "updated": now,
             }
             for origin in origins
@@ -54,7 +58,7 @@ class Crosswalk:
                 connection,
                 tables.crosswalk,
                 list(rows.values()),
-                replace=["stamp", "locator", "updated"],
+                replace=["stamp", "locator", "series", "updated"],
             )
 
     def by_stamp(self, stamps: Iterable[str]) -> dict[str, str]:
@@ -67,6 +71,17 @@ class Crosswalk:
                 rows = connection.execute(query.where(table.c.stamp.in_(chunk)))
                 found.update({str(stamp): str(scan_id) for stamp, scan_id in rows})
         return found
+
+    def by_series(self, series: Iterable[str]) -> list[str]:
+        """Return the ids of the scans made of these series, given by their pseudonyms; in order."""
+        table = tables.crosswalk
+        wanted = sorted({name for name in series if name})
+        found: set[str] = set()
+        with self.database.reading() as connection:
+            for chunk in chunks(wanted):
+                rows = connection.execute(select(table.c.scan_id).where(table.c.series.in_(chunk)))
+                found.update(str(scan_id) for scan_id in rows.scalars())
+        return sorted(found)
 
     def locator(self, scan_id: str) -> dict[str, Any]:
         """Return the locator of a scan.

@@ -31,8 +31,8 @@ class Schema:
     metadata: MetaData
 
 
-CATALOGUE = Schema(branch="catalogue", head="0001", metadata=catalogue_metadata)
-CROSSWALK = Schema(branch="crosswalk", head="x0001", metadata=crosswalk_metadata)
+CATALOGUE = Schema(branch="catalogue", head="0002", metadata=catalogue_metadata)
+CROSSWALK = Schema(branch="crosswalk", head="x0002", metadata=crosswalk_metadata)
 
 collections = Table(
     "collections",
@@ -60,6 +60,7 @@ scans = Table(
     Column("updated", String(32), nullable=False),
     Index("ix_scans_collection", "collection"),
     Index("ix_scans_patient", "patient"),
+    Index("ix_scans_content", "content"),
 )
 
 annotations = Table(
@@ -124,5 +125,7 @@ crosswalk = Table(
     Column("stamp", String(64), nullable=False),
     Column("locator", Text, nullable=False),
     Column("updated", String(32), nullable=False),
+    Column("series", String(64), nullable=False, server_default=""),
     Index("ix_crosswalk_stamp", "stamp"),
+    Index("ix_crosswalk_series", "series"),
 )

@@ -21,13 +21,13 @@ def test_help_answers_within_a_second_and_names_every_verb() -> None:
         result = medml("--help")
         seconds.append(time.perf_counter() - started)
     assert result.returncode == 0
-    for verb in ("ingest", "dataset", "train", "evaluate", "promote", "predict", "up", "status", "verify"):
+    for verb in ("ingest", "dataset", "export", "train", "evaluate", "promote", "predict", "up", "status", "verify"):
         assert f" {verb} " in result.stdout
     assert min(seconds) < 1.0
 
 
 def test_every_verb_has_help_with_an_example_or_a_sentence() -> None:
-    for verb in ("ingest", "dataset", "train", "evaluate", "promote", "predict", "up"):
+    for verb in ("ingest", "dataset", "export", "train", "evaluate", "promote", "predict", "up"):
         result = medml(verb, "--help")
         assert result.returncode == 0
         assert "Example: medml" in result.stdout

@@ -86,6 +86,20 @@ def test_training_leaves_a_report_a_package_and_figures_with_intervals(home: Pat
     assert not list((home / "runs").iterdir())
 
 
+def test_export_writes_a_dataset_for_other_tools_once(place: Path, home: Path) -> None:
+    out = place / "Dataset001_tiny"
+    first = medml(home, "export", "tiny", "-o", str(out), "--layout", "nnunet")
+    assert first["counts"]["cases"] == 30
+    assert json.loads((out / "dataset.json").read_text())["labels"] == {"background": 0, "label_1": 1}
+    assert not any("SECRET" in str(path) or "SECRET" in path.read_text("latin-1") for path in out.rglob("*.*"))
+    assert medml(home, "export", "tiny", "-o", str(out), "--layout", "nnunet")["counts"] == first["counts"]
+    refused = subprocess.run(
+        command(home, "export", "tiny", "-o", str(out), "--layout", "bids"), capture_output=True, text=True, cwd=ROOT
+    )
+    assert refused.returncode == 2
+    assert "holds something else already" in refused.stderr
+
+
 def test_predict_returns_masks_on_the_source_grid_and_a_rerun_does_nothing(place: Path, home: Path) -> None:
     new = place / "new"
     new.mkdir()
@@ -134,6 +148,14 @@ def test_killed_batch_goes_on_and_ends_as_an_unbroken_one(place: Path, home: Pat
         for out in (whole, broken)
     ]
     assert results[0] == results[1]
+
+
+def test_a_scan_is_explained(place: Path, home: Path) -> None:
+    scan = sorted(path.name for path in (home / "scans").glob("*/*"))[0]
+    explained = medml(home, "explain", "tiny", scan, "--method", "gradcam")
+    page = Path(explained["outputs"]["explanation"])
+    assert "Layer by layer" in page.read_text(encoding="utf-8")
+    assert explained["summary"]["gradcam"] in ("believable", "not believable")
 
 
 def test_second_training_is_the_challenger_and_the_gate_answers(place: Path, home: Path) -> None:

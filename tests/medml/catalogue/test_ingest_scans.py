@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from medml.catalogue import ingest as ingest_module
+from medml.catalogue import staging
 from medml.catalogue.config import IngestConfig
 from medml.catalogue.report import summary_lines
 from medml.catalogue.scans import component_names
@@ -65,8 +65,8 @@ def test_a_rerun_reads_nothing_and_says_the_same(source, desk, monkeypatch: pyte
     _fill(source)
     first = desk.ingest(source.root)
     before = _state(desk)
-    monkeypatch.setattr(ingest_module, "make_work", lambda *_: pytest.fail("a known scan was read again"))
-    again = desk.ingest(source.root)
+    monkeypatch.setattr(staging, "make_work", lambda *_: pytest.fail("a known scan was read again"))
+    again = desk.ingest(source.root, config=IngestConfig(isolated=False))
     assert again.counts == first.counts.model_copy(update={"known": 3})
     assert {outcome.code for outcome in again.outcomes if outcome.outcome == "accepted"} == {"known"}
     assert [o.scan_ids for o in again.outcomes] == [o.scan_ids for o in first.outcomes]
@@ -127,8 +127,8 @@ def test_whatever_a_reader_raises_is_a_reason(source, desk, monkeypatch, error: 
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(ingest_module, "make_work", fail)
-    report = desk.ingest(source.root)
+    monkeypatch.setattr(staging, "make_work", fail)
+    report = desk.ingest(source.root, config=IngestConfig(isolated=False))
     assert [outcome.code for outcome in report.outcomes] == [code]
 
 

@@ -16,15 +16,30 @@ def test_images_masks_and_the_rest_are_all_accounted_for(source, split) -> None:
     source.mask("masks/a.nii.gz")
     source.mask("masks/b.nii.gz")
     source.text("notes.txt", "x")
-    source.text("old.nrrd", "x")
+    source.text("old.mgz", "x")
     source.text("all.zip", "x")
     found = list(find_scans(source.root))
     candidates, outcomes = split(found)
     assert candidates["images/a.nii.gz"].files == 2
     codes = {name: outcome.code for name, outcome in outcomes.items()}
     assert codes["masks/b.nii.gz"] == "label_without_image"
-    assert (codes["old.nrrd"], codes["all.zip"]) == ("unsupported_format", "archive")
+    assert (codes["old.mgz"], codes["all.zip"]) == ("unsupported_format", "archive")
     assert sum(item.files for item in found) == 6
+
+
+def test_a_metaimage_in_two_files_is_one_scan_of_two_files_and_pairs_with_its_mask(source, split) -> None:
+    head = (
+        "ObjectType = Image\nNDims = 3\nDimSize = 1 1 2\nElementType = MET_UCHAR\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+    )
+    source.text("images/a.mhd", f"{head}ElementDataFile = a.raw\n")
+    source.text("images/a.raw", "ab")
+    source.text("masks/a.mha", f"{head}ElementDataFile = LOCAL\n\0\1")
+    candidates, _ = split(list(find_scans(source.root)))
+    assert list(candidates) == ["images/a.mhd"]
+    assert candidates["images/a.mhd"].files == 3
+    reading = candidates["images/a.mhd"].read()
+    assert reading.volume.voxels.ravel().tolist() == [97, 98]
+    assert reading.mask.ravel().tolist() == [0, 1]
 
 
 def test_channel_suffixes_group_files_unless_switched_off(source, split) -> None:

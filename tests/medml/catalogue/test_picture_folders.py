@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from medml.catalogue.class_labels import class_order
 from medml.catalogue.config import IngestConfig
-from medml.catalogue.pictures import class_folders, class_order
+from medml.catalogue.pictures import class_folders
 from medml.catalogue.walk import find_scans
 
 

@@ -19,6 +19,8 @@ from medml.catalogue.roles import assign, channel_groups
         ("p1/images/t1.nii", "p1/labels/t1.nii"),
         ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_dseg.nii.gz"),
         ("sub-01/anat/sub-01_T1w.nii.gz", "derivatives/tool/sub-01/anat/sub-01_desc-manual_dseg.nii.gz"),
+        ("study/sub-01/anat/sub-01_T1w.nii.gz", "study/derivatives/tool/sub-01/anat/sub-01_dseg.nii.gz"),
+        ("rawdata/sub-01/anat/sub-01_T1w.nii.gz", "derivatives/tool/sub-01/anat/sub-01_dseg.nii.gz"),
         ("p_t1.nii", "p_seg.nii"),
         ("images/a.png", "lesion_masks/a.png"),
     ],
@@ -33,6 +35,12 @@ def test_a_label_map_without_image_is_an_orphan_and_an_image_may_stand_alone() -
     roles = assign(["x/images/a.nii.gz", "x/labels/b.nii.gz"])
     assert roles.images == {"x/images/a.nii.gz": None}
     assert roles.orphans == ["x/labels/b.nii.gz"]
+
+
+def test_two_bids_datasets_with_one_subject_name_stay_apart() -> None:
+    image, mask = "{}/sub-01/anat/sub-01_T1w.nii.gz", "{}/derivatives/tool/sub-01/anat/sub-01_dseg.nii.gz"
+    roles = assign([image.format("a"), image.format("b"), mask.format("b")])
+    assert roles.images == {image.format("a"): None, image.format("b"): mask.format("b")}
 
 
 def test_label_folders_of_other_parents_are_not_mixed() -> None:

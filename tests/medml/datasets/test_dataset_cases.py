@@ -196,3 +196,15 @@ def test_selection_without_labels_is_refused_with_counts(make_scan: MakeScan) ->
 )
 def test_age_bands(age: float | str | None, band: str | None) -> None:
     assert age_band(age) == band
+
+
+def test_of_several_masks_the_chosen_one_counts(make_scan, make_mask) -> None:
+    scan = make_scan("a")
+    masks = [
+        make_mask(scan, origin="dicom_seg-1", content="1", labels={0: "background", 1: "liver"}),
+        make_mask(scan, origin="rtstruct-2", content="2", labels={0: "background", 1: "spleen"}),
+    ]
+    with pytest.raises(ConfigError, match="1 several_labels"):
+        gather_cases([scan], masks, "segment")
+    assert gather_cases([scan], masks, "segment", chosen="rtstruct").labels[1] == "spleen"
+    assert gather_cases([scan], masks, "segment", chosen="liver").labels[1] == "liver"

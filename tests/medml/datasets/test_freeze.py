@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medml.datasets.freeze import freeze, load, verify_datasets
@@ -10,6 +11,7 @@ from medml.datasets.lineage import parent_places
 from medml.datasets.split import TEST
 from medml.errors import ConfigError, LeakageError, MedmlError, NotFound
 from medml.io.files import Pseudonyms
+from medml.metrics.likeness import fingerprint
 from medml.records.dataset import Dataset, assert_no_leakage
 from medml.records.experiment import DatasetChoice
 from medml.records.home import Home
@@ -369,3 +371,46 @@ def test_leaking_file_is_reported(catalogue: Catalogue, home: Home, add_classifi
     with pytest.raises(LeakageError, match="patients stand in both"):
         freeze(_choice(), "classify", catalogue, home)
     assert len(verify_datasets(home)) == 1
+
+
+def _fingerprint(seed: int, *, flipped: bool = False) -> str:
+    image = np.random.default_rng(seed).integers(0, 255, (32, 32, 1))
+    return fingerprint(255 - image[::-1] if flipped else image)
+
+
+def test_a_changed_copy_under_another_patient_is_kept_on_one_side(
+    catalogue: Catalogue, home: Home, make_scan: MakeScan, make_class: MakeClass
+) -> None:
+    scans = [make_scan(f"{n}", likeness=_fingerprint(n)) for n in range(12)]
+    copies = [make_scan(f"copy {n}", likeness=_fingerprint(n, flipped=True)) for n in range(12)]
+    catalogue.add([*scans, *copies], [make_class(scan, n % 2) for n, scan in enumerate([*scans, *copies])])
+    dataset, freshness = freeze(_choice(), "classify", catalogue, home)
+    tested = set(dataset.test)
+    assert tested
+    assert all((a.scan_id in tested) == (b.scan_id in tested) for a, b in zip(scans, copies, strict=True))
+    assert "24 patients share pictures with others and stand on one side with them" in freshness.notes
+    newcomer = make_scan("late", likeness=_fingerprint(scans.index(next(s for s in scans if s.scan_id in tested))))
+    catalogue.add([newcomer], [make_class(newcomer, 0)])
+    second, _ = freeze(_choice(), "classify", catalogue, home, refresh=True)
+    assert newcomer.scan_id not in {case.case_id for case in second.cases}
+
+
+def test_copies_across_an_official_split_are_told(
+    catalogue: Catalogue, home: Home, make_scan: MakeScan, make_class: MakeClass
+) -> None:
+    scans = [make_scan(f"{n}", likeness=_fingerprint(n), columns={"split": "train"}) for n in range(10)]
+    copy = make_scan("copy", likeness=_fingerprint(0, flipped=True), columns={"split": "test"})
+    catalogue.add([*scans, copy], [make_class(scan, n % 2) for n, scan in enumerate([*scans, copy])])
+    _, freshness = freeze(_choice(split="official"), "classify", catalogue, home)
+    assert freshness.notes == ("1 test cases are the same picture as cases that are trained on, under other patients",)
+
+
+def test_copies_of_one_patient_are_not_marked(
+    catalogue: Catalogue, home: Home, make_scan: MakeScan, make_class: MakeClass
+) -> None:
+    scans = [make_scan(f"{n}", likeness=_fingerprint(n)) for n in range(10)]
+    again = make_scan("again", likeness=_fingerprint(0, flipped=True), patient=scans[0].patient)
+    catalogue.add([*scans, again], [make_class(scan, n % 2) for n, scan in enumerate([*scans, again])])
+    dataset, freshness = freeze(_choice(), "classify", catalogue, home)
+    assert {case.alike for case in dataset.cases} == {()}
+    assert not [note for note in freshness.notes if "picture" in note]

@@ -209,3 +209,12 @@ def test_leaking_folders_of_real_radiographs_are_counted(make_case: MakeCase) ->
     places = _draw(cases)
     tested = [case for case in cases if places[case.patient] == TEST]
     assert 0.17 < len(tested) / len(cases) < 0.23
+
+
+def test_patients_who_share_a_picture_stand_on_one_side(make_case: MakeCase) -> None:
+    cases = [make_case(f"{n}", f"p-{n}", alike=(f"picture {n // 2}",)) for n in range(20)]
+    bridge = make_case("bridge", "p-bridge", alike=("picture 0", "picture 1"))  # a T1 of one, a T2 of the other
+    places = _draw([*cases, bridge])
+    assert all(places[f"p-{n}"] == places[f"p-{n + 1}"] for n in range(0, 20, 2))
+    assert len({places["p-bridge"], places["p-0"], places["p-3"]}) == 1
+    assert len(units_of([*cases, bridge])) == 9

@@ -27,7 +27,9 @@ def phantom() -> np.ndarray:
 
 
 def save(path: Path, voxels: np.ndarray, affine: np.ndarray = LPS_LIKE) -> Path:
-    nib.save(nib.Nifti1Image(voxels, affine), path)
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
     return path
 
 
@@ -109,14 +111,86 @@ def test_metres_are_turned_into_millimetres(tmp_path: Path) -> None:
     assert np.allclose(nifti.read_nifti(path)[0].affine, np.diag([2, 2, 3, 1]))
 
 
-def test_the_sform_wins_and_a_disagreeing_qform_is_told(tmp_path: Path) -> None:
+def test_forms_that_disagree_are_refused_or_chosen_between(tmp_path: Path) -> None:
     image = nib.Nifti1Image(phantom(), np.eye(4))
-    image.set_sform(np.diag([1.0, 1, 1, 1]), code=1)
+    image.set_sform(np.diag([1.0, 1, 1, 1]), code=2)
     image.set_qform(np.array([[1.0, 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), code=1)
     nib.save(image, tmp_path / "a.nii")
-    reading = nifti.read_checked(tmp_path / "a.nii")
-    assert reading.volume.affine[0, 3] == 0
-    assert [(f.code, f.numbers["apart"]) for f in reading.findings] == [("affines_disagree", 5.0)]
+    words = r"sform \(code 2\) and qform \(code 1\) put a corner 5.00 apart, more than half a voxel \(1.00\)"
+    with pytest.raises(GeometryError, match=words):
+        nifti.read_checked(tmp_path / "a.nii")
+    for conflict, place in (("sform", 0), ("qform", 5)):
+        reading = nifti.read_checked(tmp_path / "a.nii", conflict=conflict)
+        assert reading.volume.affine[0, 3] == place
+        assert [(f.code, f.numbers["apart"]) for f in reading.findings[:1]] == [("affines_disagree", 5.0)]
+        assert reading.findings[0].message.endswith(f"the {conflict} is taken")
+
+
+def test_forms_that_mirror_each_other_disagree_though_both_ends_meet(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(phantom(), np.eye(4))
+    image.set_sform(np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), code=1)
+    image.set_qform(np.array([[-1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), code=1)
+    nib.save(image, tmp_path / "a.nii")
+    with pytest.raises(GeometryError, match=r"put a corner 1\.00 apart"):
+        nifti.read_checked(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("size", [-2.0, float("nan"), 0.0])
+def test_voxel_sizes_that_no_voxel_has_are_refused(tmp_path: Path, size: float) -> None:
+    image = nib.Nifti1Image(phantom(), np.eye(4))
+    image.set_sform(None, code=0)
+    image.set_qform(np.eye(4), code=1)
+    nib.save(image, tmp_path / "a.nii")
+    patched(tmp_path / "a.nii", 80, "f", size)
+    with pytest.raises(GeometryError, match=r"voxel sizes \(pixdim\) are"):
+        nifti.read_checked(tmp_path / "a.nii")
+
+
+def test_an_unknown_unit_is_millimetres_with_a_finding_and_microns_are_a_thousandth(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", phantom(), np.diag([500.0, 500, 500, 1]))
+    patched(path, 123, "b", 0)
+    reading = nifti.read_checked(path)
+    assert [finding.code for finding in reading.findings] == ["unknown_units"]
+    assert reading.volume.affine[0, 0] == 500
+    assert nifti.read_checked(patched(path, 123, "b", 3 + 8)).volume.affine[0, 0] == pytest.approx(0.5)
+
+
+def test_colour_is_refused_by_name(tmp_path: Path) -> None:
+    colour = np.zeros((2, 3, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colour, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(Refusal, match="colour voxels") as caught:
+        nifti.read_nifti(tmp_path / "a.nii")
+    assert caught.value.code == "colour_voxels"
+
+
+def test_large_unsigned_integers_keep_their_value(tmp_path: Path) -> None:
+    voxels = np.array([[[0, 2**40]]], np.uint64)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4), dtype=np.uint64), tmp_path / "a.nii")
+    assert nifti.read_nifti(tmp_path / "a.nii")[0].voxels.ravel().tolist() == [0, 2**40]
+
+
+def test_a_vector_on_the_fifth_axis_becomes_the_components(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(phantom().reshape(*phantom().shape, 1, 1).repeat(3, axis=4), np.eye(4))
+    image.header.set_intent("vector")
+    nib.save(image, tmp_path / "a.nii")
+    assert nifti.read_nifti(tmp_path / "a.nii")[0].voxels.shape == (3, *phantom().shape)
+    five = nib.Nifti1Image(np.zeros((2, 2, 2, 2, 3), np.int16), np.eye(4))
+    nib.save(five, tmp_path / "b.nii")
+    with pytest.raises(Refusal, match="three axes in space and at most one more"):
+        nifti.read_nifti(tmp_path / "b.nii")
+
+
+def test_header_extensions_are_passed_over(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(phantom(), np.eye(4))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"secret" * 40))
+    nib.save(image, tmp_path / "a.nii")
+    assert np.array_equal(nifti.read_nifti(tmp_path / "a.nii")[0].voxels[0], phantom())
+
+
+def test_the_header_of_a_pair_in_one_file_is_refused(tmp_path: Path) -> None:
+    path = patched(save(tmp_path / "a.nii", phantom(), np.eye(4)), 344, "4s", b"ni1\0")
+    with pytest.raises(Refusal, match="the header is that of a pair, found one file"):
+        nifti.read_nifti(path)
 
 
 def test_the_qform_is_taken_when_there_is_no_sform(tmp_path: Path) -> None:
@@ -355,7 +429,7 @@ def test_a_mask_returns_to_the_grid_of_its_source(tmp_path: Path, affine: np.nda
 
 def test_labels_of_another_shape_do_not_go_on_a_grid(tmp_path: Path) -> None:
     _, grid = nifti.read_nifti(save(tmp_path / "a.nii", phantom()))
-    with pytest.raises(GeometryError, match=r"labels have the shape \(2, 2, 2\) on the source grid, expected"):
+    with pytest.raises(GeometryError, match=r"labels have the shape \(2, 2, 2\), expected"):
         nifti.write_on_grid(tmp_path / "m.nii.gz", np.zeros((2, 2, 2)), grid)
 
 

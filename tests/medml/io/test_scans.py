@@ -95,28 +95,47 @@ def test_what_is_missing_is_added_and_the_rest_left_alone(tmp_path: Path) -> Non
 
 def test_a_stored_mask_is_never_overwritten_by_another(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    scans.write_scan(home, image(), record(), masks={scans.MASK_FILE: MASK})
-    with pytest.raises(Refusal, match=r"has another mask\.nii\.gz"):
-        scans.write_scan(home, image(), record(), masks={scans.MASK_FILE: 1 - MASK})
+    folder = home.scan_folder(record().scan_id)
+    scans.write_scan(home, image(), record(), [annotation()], {scans.MASK_FILE: MASK})
+    changed = annotation().model_copy(update={"content": mask_digest(1 - MASK)})
+    for _ in range(2):
+        scans.write_scan(home, image(), record(), [changed], {scans.MASK_FILE: 1 - MASK})
     assert np.array_equal(scans.read_mask(home.scans, record().scan_id).voxels[0], MASK)
+    other = f"mask-{changed.content[:16]}.nii.gz"
+    assert np.array_equal(scans.read_mask(home.scans, record().scan_id, other).voxels[0], 1 - MASK)
+    stored = scans.read_annotations(home.scans, record().scan_id)
+    assert stored == (annotation(), changed.model_copy(update={"file": other}))
+    assert sorted(os.listdir(folder)) == sorted(["annotations.json", "image.nii.gz", "mask.nii.gz", other, "scan.json"])
 
 
-def test_more_than_a_group_is_written_and_leaves_no_temporary_name(tmp_path: Path) -> None:
+def test_a_mask_left_without_its_annotation_by_a_kill_is_taken_up(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    scans.write_scans(home, (scans.ScanFiles(image(), record(n)) for n in range(70)))
+    scans.write_scan(home, image(), record(), masks={scans.MASK_FILE: MASK})
+    scans.write_scan(home, image(), record(), [annotation()], {scans.MASK_FILE: MASK})
+    assert scans.read_annotations(home.scans, record().scan_id) == (annotation(),)
+
+
+def _stage(work: Path, numbers: range) -> list[scans.Staged]:
+    return [scans.stage_scan(work / str(n), scans.ScanFiles(image(), record(n))) for n in numbers]
+
+
+def test_a_group_is_placed_and_leaves_no_temporary_name(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with scans.work_folder(home) as work:
+        scans.place_scans(home, _stage(work, range(70)))
     names = [name for _, folders, _ in os.walk(home.scans) for name in folders if len(name) > 2]
     assert sorted(names) == [f"{n:024x}" for n in range(70)]
+    assert [name for name in os.listdir(home.scans) if name.startswith(".")] == []
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    scans.write_scan(home, image(), record())
-    parent = home.scan_folder(record().scan_id).parent
-    name = next(iter([scans.temporary_path(parent / "x").name]))
-    place, pid, _, token = name.removeprefix(".x.").removesuffix(".tmp").split("-")
-    (parent / f".x.{place}-{pid}-1-{token}.tmp").mkdir()
-    scans.write_scan(home, image(), record(2))
-    assert [entry for entry in os.listdir(parent) if entry.startswith(".")] == []
+    with scans.work_folder(home) as living:
+        place, pid, _, token = living.name.removeprefix(".work.").removesuffix(".tmp").split("-")
+        (home.scans / f".work.{place}-{pid}-1-{token}.tmp" / "0").mkdir(parents=True)
+        with scans.work_folder(home) as second:
+            assert sorted(os.listdir(home.scans)) == sorted([living.name, second.name])
+    assert os.listdir(home.scans) == []
 
 
 def test_a_mask_or_record_of_another_shape_is_refused(tmp_path: Path) -> None:

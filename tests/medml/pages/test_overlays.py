@@ -11,11 +11,11 @@ from scipy.ndimage import find_objects, label
 from medml.pages.overlays import (
     PICTURE,
     PLANES,
-    cut_slice,
     _difference,
     _middle,
     _zoom_box,
     contact_sheet,
+    cut_slice,
     label_colour,
     overlay_png,
     window,

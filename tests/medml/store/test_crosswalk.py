@@ -44,3 +44,11 @@ def test_crosswalk_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     for path in (tmp_path / "secrets").glob("crosswalk.db*"):
         if not path.name.endswith(".lock"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_scans_are_found_by_the_pseudonym_of_their_series(any_url: str) -> None:
+    crosswalk = Crosswalk(any_url)
+    crosswalk.put([Origin("b", "s1", {}, "g-1"), Origin("a", "s2", {}, "g-1"), Origin("c", "s3", {})])
+    assert crosswalk.by_series(["g-1", "g-9"]) == ["a", "b"]
+    assert crosswalk.by_series([""]) == []
+    crosswalk.database.close()
