@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Two at a time, whole files together: they share what is costly to start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 APT := chromium postgresql
 
 .PHONY: demo test test-all bench lint docs setup system clean
@@ -11,10 +13,10 @@ demo: setup  ## the whole way on phantoms: ingest, train, evaluate, register, pr
 	$(BIN)/python -m pipelines.demo
 
 test: setup  ## the tests; what needs a part that `make system` installs is skipped with a reason
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: setup  ## also the slow tests, and the GPU's where there is one
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: setup  ## ours beside the peers, as ratios
 	$(BIN)/python -m benchmarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medml.errors import ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+_NAME = "a name of lower-case letters, digits, '_', '.' and '-', at most 64"
 
 
 class Config(BaseModel):
@@ -60,7 +63,7 @@ def validate(values: dict[str, Any], schema: type[ConfigT], *, name: str) -> Con
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{name}: {_describe(error)}") from None
+        raise ConfigError(f"{name}: {_describe(error, schema)}") from None
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -96,10 +99,28 @@ def _apply(values: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set {setting}: the value is not valid YAML: {error}") from None
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, schema: type[BaseModel]) -> str:
     parts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"{key}: there is no such key; {_nearest(item['loc'], schema)}")
+            continue
+        if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME_PATTERN:
+            parts.append(f"{key}: found {item['input']!r}, expected {_NAME}")
+            continue
         found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
         parts.append(f"{key}: {item['msg']}{found}")
     return "; ".join(parts)
+
+
+def _nearest(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:
+    """Say which key was probably meant, or name all that stand there."""
+    fields = schema.model_fields
+    for part in place[:-1]:
+        inner = fields[str(part)].annotation if str(part) in fields else None
+        fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
+    near = difflib.get_close_matches(str(place[-1]), fields, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"known are: {', '.join(fields)}" if fields else "see the YAML files in configs/"

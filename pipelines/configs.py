@@ -5,14 +5,26 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from medml.config import load_config
 from medml.errors import ConfigError
 from medml.evaluation.gate import GateConfig
 from medml.records.experiment import Experiment
 from medml.records.home import Home
+from medml.records.plan import Plan
 from pipelines.requests import read_request
 
+TRAINED_ELSEWHERE: dict[str, Any] = {
+    "batch": 1,
+    "steps_per_epoch": 0,
+    "epochs": 0,
+    "minutes": 0.0,
+    "patience": 0,
+    "learning_rate": 0.0,
+    "loss": "unknown",
+    "reasons": {"network": "given with weights that were trained elsewhere"},
+}
 _REQUEST = re.compile(r"req-[0-9a-f]+")
 
 
@@ -36,6 +48,49 @@ def named_config(kind: str, name: str) -> Path:
 def read_experiment_file(path: Path, settings: tuple[str, ...] = ()) -> Experiment:
     """Read an experiment; its name defaults to the file's stem in lower case."""
     return load_config(path, Experiment, settings=settings, name=path.stem.lower())
+
+
+def read_plan_file(path: Path, *, labels: tuple[str, ...] = ()) -> Plan:
+    """Read the plan of weights that were trained elsewhere; what only training needs may be left out.
+
+    Parameters
+    ----------
+    labels : tuple of str
+        Names of the output channels, in order, in place of the plan's.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or wrong, labels do not count from 0, or channels and normalisation do not pair up.
+    """
+    plan = load_config(path, Plan, **TRAINED_ELSEWHERE)
+    if labels and len(labels) != len(plan.labels):
+        raise ConfigError(f"found {len(labels)} labels, expected {len(plan.labels)}, one for each label of {path.name}")
+    if labels:
+        plan = plan.model_copy(update={"labels": dict(enumerate(labels))})
+    if sorted(plan.labels) != list(range(len(plan.labels))):
+        raise ConfigError(f"{path}: labels have the values {sorted(plan.labels)}; output channels count from 0")
+    if len(plan.channels) != len(plan.normalisation):
+        raise ConfigError(
+            f"{path}: found {len(plan.normalisation)} normalisation entries, expected {len(plan.channels)}, one for "
+            "each channel"
+        )
+    return plan
+
+
+def read_axes(text: str | None) -> list[int] | None:
+    """Return the axes that "210" or "10" names.
+
+    Raises
+    ------
+    ConfigError
+        If they are not the digits 0, 1 (and 2) in some order.
+    """
+    if text is None:
+        return None
+    if sorted(text) not in (["0", "1"], ["0", "1", "2"]):
+        raise ConfigError(f"--axes {text}: expected an order of the digits 012, or of 01 for a 2D network, e.g. 210")
+    return [int(digit) for digit in text]
 
 
 def load_experiment(home: Home, name: str) -> Experiment:

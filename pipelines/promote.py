@@ -63,7 +63,7 @@ def judge(model: str, gate: str) -> VerbResult:
     tracker = Tracker.of(home)
     challenger = models.resolve(tracker, f"{model}@challenger")
     champion = models.resolve(tracker, f"{model}@champion")
-    frozen = load(home, challenger.tags["dataset"], challenger.tags["dataset_digest"])
+    frozen = load(home, *_judged_on(challenger, champion))
     results = {}
     for version in (challenger, champion):
         folder = home.reports / f"{version.name}-v{version.version}-on-{frozen.name}-{frozen.test_digest[:8]}"
@@ -84,6 +84,25 @@ def judge(model: str, gate: str) -> VerbResult:
         table=(("rule", "found", "limit", "verdict"), *map(_line, decision.rules)),
         summary={str(rule["rule"]): _verdict(rule) for rule in decision.rules},
         notes=(decision.reason,),
+    )
+
+
+def _judged_on(challenger: ModelVersion, champion: ModelVersion) -> tuple[str, str]:
+    """Return name and digest of the challenger's dataset; of the champion's, where the challenger is foreign.
+
+    Raises
+    ------
+    ConfigError
+        If both were trained elsewhere.
+    """
+    from medml.errors import ConfigError
+
+    for version in (challenger, champion):
+        if "dataset" in version.tags:
+            return version.tags["dataset"], version.tags["dataset_digest"]
+    raise ConfigError(
+        f"{challenger.name}: versions {challenger.version} and {champion.version} were both trained elsewhere, so "
+        "there is no test set to compare them on; evaluate each on a dataset: medml evaluate MODEL DATASET"
     )
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.verb import VerbResult
@@ -34,22 +35,30 @@ def show(result: VerbResult) -> None:
     mark = "[green]done[/]" if result.ok else "[yellow]done, but not all of it: see below[/]"
     console.print(f"[bold]{result.verb}[/] {mark}" + (f"  {result.model}" if result.model else ""))
     figures = {} if result.table else _headline(result.summary)
-    for values in (result.counts, figures, result.outputs):
+    width = max((len(_label(key)) for key in (*result.counts, *figures, *result.outputs)), default=0)
+    for values in (result.counts, figures):
         if values:
-            console.print(_table(values))
+            console.print(_table(values, width))
+    for key, path in result.outputs.items():  # whole on one line, to be copied
+        console.print(f"  [cyan]{escape(_label(key).ljust(width))}[/]    {escape(path)}")
     if result.table:
         console.print(_grid(result.table))
     for note in result.notes:
         console.print(f"• {note}", markup=False)
 
 
-def _table(values: dict[str, Any]) -> Table:
+def _table(values: dict[str, Any], width: int) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(style="cyan", no_wrap=True, min_width=width)
     table.add_column(overflow="fold")
     for key, value in values.items():
-        table.add_row(key.replace("_", " "), _text(value))
+        table.add_row(escape(_label(key)), escape(_text(value)))
     return table
+
+
+def _label(key: str) -> str:
+    """Return a key in words; one that ends in a name, such as "collection ct_2026", keeps the name as it is typed."""
+    return key if " " in key else key.replace("_", " ")
 
 
 def _grid(rows: tuple[tuple[str, ...], ...]) -> Table:

@@ -11,7 +11,9 @@ from medml.catalogue.config import IngestConfig
 from medml.config import load_config
 from medml.evaluation.gate import GateConfig
 from medml.io.confidentiality.options import DeidentifyConfig
+from medml.networks.build import build_network, network_shapes
 from medml.records.experiment import Experiment
+from pipelines.configs import read_plan_file
 from pipelines.requests import SourcesConfig
 from pipelines.schedules import SchedulesConfig
 
@@ -24,7 +26,8 @@ SCHEMAS = {
     "schedules.yaml": SchedulesConfig,
     "sources.yaml": SourcesConfig,
 }
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+PLANS = sorted((CONFIGS / "plans").glob("*.yaml"))
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(PLANS))
 
 
 def named(path: Path) -> str:
@@ -34,6 +37,13 @@ def named(path: Path) -> str:
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_every_example_is_valid(path: Path) -> None:
     load_config(path, SCHEMAS[path.relative_to(CONFIGS).parts[0]])
+
+
+@pytest.mark.parametrize("path", PLANS, ids=named)
+def test_a_plan_for_weights_from_elsewhere_builds_its_network(path: Path) -> None:
+    plan = read_plan_file(path)
+    assert len(network_shapes(plan)) > 10
+    build_network(plan)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "training").glob("*.yaml")), ids=named)

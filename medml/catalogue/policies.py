@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from medml.config import Config
 
@@ -62,3 +62,11 @@ class Policies(Config):
 
 
 DEFAULT = Policies()
+
+
+def others_than_refuse(code: str) -> tuple[str, ...]:
+    """Return what else can be done with a finding that is refused by default; nothing where there is no choice."""
+    field = Policies.model_fields.get(code)
+    if field is None or field.default != "refuse":
+        return ()
+    return tuple(choice for choice in get_args(field.annotation) if choice != "refuse")

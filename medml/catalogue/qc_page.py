@@ -5,6 +5,7 @@ For the operator (0600): refused sources are named by their path relative to SRC
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -163,7 +164,12 @@ def _accounting(report: IngestReport, catalogue: Catalogue) -> Section:
 
 
 def _plainly(code: str) -> str:
-    return {"accepted": "read, checked and stored", "known": "in the catalogue before; not read again"}.get(code, "")
+    told = {
+        "accepted": "read, checked and stored",
+        "known": "in the catalogue before; not read again",
+        "annotation": "masks or classes of accepted scans",
+    }
+    return told.get(code, "")
 
 
 def _left_out(report: IngestReport) -> list[Section]:
@@ -188,7 +194,7 @@ def _findings(report: IngestReport, ordered: Sequence[Judged]) -> Section:
             Cell(severity, TONES[severity]),
             code,
             number,
-            RULES[code].meaning if code in RULES else examples[code].message,
+            RULES[code].meaning if code in RULES else _example(examples[code].message, number),
             examples[code].advice,
         )
         for severity, codes in by_severity(report).items()
@@ -206,6 +212,11 @@ def _findings(report: IngestReport, ordered: Sequence[Judged]) -> Section:
     if each:
         tables.append(Table(("Scan", "Severity", "Code", "What was found"), each[:MOST_ROWS], caption, folded=True))
     return Section("Findings", tables=tables, notes=("docs/quality.md gives the threshold of each code.",))
+
+
+def _example(message: str, number: int) -> str:
+    """Return the message of one finding, marked as one of several where it holds numbers of its own."""
+    return f"such as: {message}" if number > 1 and re.search(r"\d", message) else message
 
 
 def _sheet(home: Home, ordered: Sequence[Judged], catalogue: Catalogue, shown: int) -> Section:
@@ -232,7 +243,11 @@ def _tile(home: Home, scan: Scan, found: Sequence[Finding], masks: Sequence[str]
     if scan.spacing_mm:
         lines.append(f"{' x '.join(f'{side:.3g}' for side in scan.spacing_mm[: 3 if scan.shape[2] > 1 else 2])} mm")
     worst = sorted(found, key=lambda item: SEVERITIES.index(item.severity))
-    tags = [Cell(item.code.replace("_", " "), TONES[item.severity]) for item in worst]
+    times = Counter((item.code, item.severity) for item in worst)
+    tags = [
+        Cell(f"{code.replace('_', ' ')}{f' x {number}' if number > 1 else ''}", TONES[severity])
+        for (code, severity), number in times.items()
+    ]
     try:
         picture = _picture(home, scan, masks)
     except MedmlError:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,15 +16,25 @@ from medml.catalogue.quality_rules import QualityLimits, finding
 from medml.metrics.likeness import alike
 from medml.records.scan import Finding, Scan
 
+if TYPE_CHECKING:
+    from medml.store.catalogue import Compared
+
 OUTLIERS = {"snr": "snr_outlier", "contrast": "contrast_outlier"}
 SMALLEST_SPREAD = 0.02
 SHOWN = 3
 
 
-def same_pictures(scans: Sequence[Scan], *, limits: QualityLimits | None = None) -> tuple[tuple[str, ...], ...]:
+def same_pictures(
+    scans: Sequence[Scan | Compared], *, limits: QualityLimits | None = None, wanted: Collection[str] | None = None
+) -> tuple[tuple[str, ...], ...]:
     """Return the sorted scan ids of each picture that scans of at least two patients show.
 
     Scans are the same picture if their voxels and grids are equal, or their fingerprints alike.
+
+    Parameters
+    ----------
+    wanted : collection of str
+        Return only the pictures that these scans show; all if None.
     """
     limits = limits or QualityLimits()
     ordered = sorted(scans, key=lambda scan: scan.scan_id)
@@ -31,19 +42,24 @@ def same_pictures(scans: Sequence[Scan], *, limits: QualityLimits | None = None)
     for index, scan in enumerate(ordered):
         if not scan.likeness:
             by_content[scan.content].append(index)
-    groups = [*by_content.values(), *alike([scan.likeness for scan in ordered], threshold=limits.near_duplicate)]
+    asked = None if wanted is None else {index for index, scan in enumerate(ordered) if scan.scan_id in wanted}
+    likenesses = [scan.likeness for scan in ordered]
+    groups = [
+        *(group for group in by_content.values() if asked is None or not asked.isdisjoint(group)),
+        *alike(likenesses, threshold=limits.near_duplicate, wanted=asked),
+    ]
     shared = [group for group in groups if len({ordered[index].patient for index in group}) > 1]
     return tuple(sorted(tuple(ordered[index].scan_id for index in group) for group in shared))
 
 
 def collection_findings(
-    scans: Sequence[Scan], pictures: Sequence[Sequence[str]], *, limits: QualityLimits | None = None
+    scans: Sequence[Scan | Compared], pictures: Sequence[Sequence[str]], *, limits: QualityLimits | None = None
 ) -> dict[str, tuple[Finding, ...]]:
     """Return scan id to findings, by code, for scans that stand out or show another patient's picture.
 
     Parameters
     ----------
-    scans : sequence of Scan
+    scans : sequence of Scan or Compared
         Any number of collections; outliers are looked for within each collection and modality.
     pictures : sequence of sequences of str
         See `same_pictures`.
@@ -60,7 +76,7 @@ def collection_findings(
     return {scan_id: tuple(sorted(found[scan_id], key=lambda item: item.code)) for scan_id in sorted(found)}
 
 
-def _outliers(scans: Iterable[Scan], limits: QualityLimits) -> Iterable[tuple[str, Finding]]:
+def _outliers(scans: Iterable[Scan | Compared], limits: QualityLimits) -> Iterable[tuple[str, Finding]]:
     """Yield scans whose logarithm lies far from the median, in robust standard deviations."""
     groups: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     for scan in scans:
@@ -87,7 +103,7 @@ def _middle_and_spread(values: Mapping[str, float]) -> tuple[float, float]:
     return middle, max(SMALLEST_SPREAD, 1.4826 * float(np.median(np.abs(known - middle))))
 
 
-def _twin(scan: Scan, group: Sequence[Scan]) -> Finding:
+def _twin(scan: Scan | Compared, group: Sequence[Scan | Compared]) -> Finding:
     """Say whose picture a scan shows; exact copies first, and only them if there are any."""
     others = [other for other in group if other.patient != scan.patient]
     copies = [other for other in others if other.content == scan.content]

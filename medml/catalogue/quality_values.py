@@ -75,7 +75,8 @@ def statistics(sample: Sample) -> dict[str, float]:
     the mean, counted likewise. Either is left out where it is undefined, and where the image `is_drawn`.
     """
     values = sample.values.astype(np.float64)
-    mean, deviation = float(values.mean()), float(values.std())
+    mean = float(values.mean())
+    deviation = float(np.sqrt(np.square(values - mean).mean()))
     inside = values[np.searchsorted(sample.values, sample.body, side="right") :]
     numbers = {
         "p01": sample.percentile(1),
@@ -158,4 +159,6 @@ def _noise(image: np.ndarray, step: tuple[int, int, int], body: float) -> float:
         return 0.0
     middle, before, after = (part[inside].astype(np.float32) for part in (middle, before, after))
     differences = np.abs(before - 2 * middle + after)
-    return float(np.median(differences)) * 1.4826 / 6**0.5
+    middle_two = [(len(differences) - 1) // 2, len(differences) // 2]
+    # What np.median does, which takes ten times as long for a small picture.
+    return float(np.partition(differences, middle_two)[middle_two].mean()) * 1.4826 / 6**0.5

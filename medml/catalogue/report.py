@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medml.catalogue.policies import others_than_refuse
 from medml.catalogue.quality_collection import collection_findings, same_pictures
 from medml.catalogue.quality_rules import SEVERITIES, QualityLimits
 from medml.io.files import write_record
@@ -106,14 +107,13 @@ def with_neighbours(
     ids = {scan_id for outcome in report.outcomes for scan_id in outcome.scan_ids}
     if not ids:
         return report, []
-    everything = catalogue.scans()
-    mine = sorted((scan for scan in everything if scan.scan_id in ids), key=lambda scan: scan.scan_id)
-    pictures = tuple(group for group in same_pictures(everything, limits=limits) if not ids.isdisjoint(group))
+    everything = catalogue.compared()
+    pictures = same_pictures(everything, limits=limits, wanted=ids)
     found = collection_findings(everything, pictures, limits=limits)
-    beside = {scan.scan_id: found[scan.scan_id] for scan in mine if scan.scan_id in found}
+    beside = {scan_id: items for scan_id, items in found.items() if scan_id in ids}
     counts = Counter(report.findings) + Counter(item.code for items in beside.values() for item in items)
     changes = {"beside_others": beside, "pictures": pictures, "findings": dict(sorted(counts.items()))}
-    return report.model_copy(update=changes), mine
+    return report.model_copy(update=changes), catalogue.by_id(ids)
 
 
 def write_report(home: Home, report: IngestReport) -> Path:
@@ -179,10 +179,21 @@ def _refusals(report: IngestReport, most: int) -> list[str]:
             examples.setdefault(outcome.code, outcome)
             files[outcome.code] += outcome.files
     told = [
-        f"refused {number} ({code}), such as {_clean(examples[code].source)}: {_clean(examples[code].reason)}"
+        f"refused {number} ({code}){_where(examples[code])}: {_clean(examples[code].reason)}{_other_policies(code)}"
         for code, number in files.most_common(most)
     ]
     return told + ([f"… and {len(files) - most} more reasons on the page"] if len(files) > most else [])
+
+
+def _where(outcome: Outcome) -> str:
+    """Name the source of an outcome, unless it is all of SRC."""
+    return "" if outcome.source == "." else f", such as {_clean(outcome.source)}"
+
+
+def _other_policies(code: str) -> str:
+    """Name the policy that could take what is refused, where there is one."""
+    others = others_than_refuse(code)
+    return f"; or ingest with --set policies.{code}={'|'.join(others)}" if others else ""
 
 
 def _findings(report: IngestReport, most: int) -> list[str]:

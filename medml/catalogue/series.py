@@ -194,7 +194,7 @@ def _kind_findings(headers: Sequence[Header]) -> list[Finding]:
             Finding(
                 code="derived_image",
                 severity="warning",
-                message=f"{derived} of {count_files(headers)} are marked as derived or secondary",
+                message=f"{derived} of {count_files(headers)} marked as derived or secondary",
                 numbers={"files": float(derived)},
                 advice="check that it is an image of the patient and not a computed map",
             )

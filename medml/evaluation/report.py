@@ -15,16 +15,23 @@ from medml.evaluation.classes import decided
 from medml.evaluation.gate import Judged
 from medml.evaluation.summary import scored
 from medml.evaluation.wording import cards, facts, headline, metric_tables, subgroup_tables
-from medml.evaluation.worst import worst_first, worst_overlays
+from medml.evaluation.worst import Worst, worst_cases, worst_first
 from medml.io.files import read_record, write_atomic, write_json, write_record
-from medml.pages.content import Picture, Section, Table, Value
+from medml.pages.content import Link, Picture, Section, Table, Value
 from medml.pages.shell import render
+from medml.pages.viewer import write_viewer
 from medml.records.dataset import Dataset
 from medml.records.plan import Epoch, Plan
 from medml.records.report import Evaluation
 
-__all__ = ["read_report", "worst_overlays", "write_report"]
+__all__ = ["read_report", "worst_cases", "write_report"]
 
+VIEWER = "viewer.html"
+LOOKED = "What the model looked at"
+LOOKED_HOW = (
+    "Bright is where the score of the named class comes from, in the first of the worst cases. A map is no proof: one "
+    "that an untrained network gives too, or whose voxels matter no more than others, is said to be no reason."
+)
 MAX_ROWS = 200
 TASKS = {"segment": "segmentation", "classify": "classification"}
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -42,19 +49,22 @@ def write_report(
     dataset: Dataset,
     plan: Plan | None = None,
     epochs: Sequence[Epoch] | None = None,
-    worst: Sequence[Picture] = (),
+    worst: Sequence[Worst] = (),
     validation: Evaluation | None = None,
+    warning: str = "",
 ) -> Path:
-    """Write ``report.html``, ``cases.csv``, ``summary.json``, ``evaluation.json`` and ``figures/*.png``.
+    """Write ``report.html``, ``cases.csv``, ``summary.json``, ``evaluation.json``, ``figures/*.png``, ``viewer.html``.
 
     Parameters
     ----------
     folder : Path
         Made if absent; files of the same names are replaced.
-    worst : sequence of Picture
-        From `worst_overlays`, worst first.
+    worst : sequence of Worst
+        From `worst_cases`, worst first; the viewer is written if there are any.
     validation : Evaluation
         Shown beside the test figures, never mixed with them.
+    warning : str
+        Opens the page: why its figures are no independent test.
 
     Returns
     -------
@@ -67,19 +77,21 @@ def write_report(
     write_json(folder / "summary.json", evaluation.summary.model_dump(mode="json"))
     write_record(folder / "evaluation.json", evaluation)
     write_atomic(folder / "cases.csv", lambda path: _quoted(table).to_csv(path, index=False))
-    pictures = charts | {f"worst_{number:02d}": picture for number, picture in enumerate(worst, start=1)}
+    pictures = charts | {f"worst_{number:02d}": item.picture for number, item in enumerate(worst, start=1)}
     for name, picture in pictures.items():
         write_atomic(folder / "figures" / f"{name}.png", partial(_write_bytes, picture.png))
     summary = evaluation.summary
+    title = f"{summary.model} on {summary.dataset}"
+    viewed = _view(folder / VIEWER, worst, title)
     return render(
         "page.html",
         folder / "report.html",
-        title=f"{summary.model} on {summary.dataset}",
+        title=title,
         kicker=f"Evaluation · {summary.split} set · {TASKS[evaluation.task]}",
-        lead=headline(evaluation, table),
+        lead=f"{warning} {headline(evaluation, table, seen=bool(warning))}".strip(),
         facts=facts(evaluation, table, dataset),
         cards=cards(evaluation),
-        sections=_sections(evaluation, table, dataset, plan, charts, worst, validation),
+        sections=_sections(evaluation, table, dataset, plan, charts, worst, validation, viewed),
     )
 
 
@@ -94,7 +106,7 @@ def read_report(folder: Path) -> Judged:
     for name in ("evaluation.json", "cases.csv"):
         if not (folder / name).is_file():
             raise NotFound(f"{folder}: no {name} there; run the evaluation first")
-    text = {"case_id": str, "patient": str}
+    text = dict.fromkeys(("case_id", "patient", "truth", "predicted", "conformal_set"), str)  # a class may be called 1
     table = pd.read_csv(folder / "cases.csv", keep_default_na=False, na_values=[""], dtype=text).map(_unquoted)
     return Judged(read_record(folder / "evaluation.json", Evaluation), table)
 
@@ -115,8 +127,9 @@ def _sections(
     dataset: Dataset,
     plan: Plan | None,
     charts: Charts,
-    worst: Sequence[Picture],
+    worst: Sequence[Worst],
     validation: Evaluation | None,
+    viewed: int,
 ) -> list[Section]:
     """Return the parts of the page, in reading order; a part with nothing in it is left out."""
     own = [picture for name, picture in charts.items() if name not in ("subgroups", "training")]
@@ -133,7 +146,8 @@ def _sections(
             tables=subgroup_tables(evaluation.subgroups),
             pictures=[charts["subgroups"]] if "subgroups" in charts else [],
         ),
-        _worst_section(table, worst),
+        _worst_section(table, worst, viewed),
+        _looked_section(worst),
         Section("Training", pictures=[charts["training"]] if "training" in charts else []),
         Section("How the model was set up", tables=_plan_tables(plan)),
         Section("Limits and notes", notes=[*evaluation.notes, *_dataset_notes(dataset)]),
@@ -141,7 +155,15 @@ def _sections(
     return [part for part in sections if part.tables or part.pictures or part.notes]
 
 
-def _worst_section(table: pd.DataFrame, worst: Sequence[Picture]) -> Section:
+def _view(path: Path, worst: Sequence[Worst], title: str) -> int:
+    """Write the viewer beside the report and return how many cases it shows; without cases there is none."""
+    path.unlink(missing_ok=True)
+    if not worst:
+        return 0
+    return write_viewer(path, [item.viewed for item in worst], title=f"Worst cases of {title}", kicker="Viewer")
+
+
+def _worst_section(table: pd.DataFrame, worst: Sequence[Worst], viewed: int) -> Section:
     rows = worst_first(table)
     hidden = {"part", "status", "reason", "diagonal_mm", "peak_memory_mb"}
     columns = [c for c in rows.columns if c not in hidden and not c.startswith(("iou_", "assd_", "truth_"))][:14]
@@ -157,12 +179,20 @@ def _worst_section(table: pd.DataFrame, worst: Sequence[Picture]) -> Section:
         lost = [[row["case_id"], row["reason"]] for _, row in failed.head(MAX_ROWS).iterrows()]
         tables.append(Table(["Scan", "Why it could not be scored"], lost, f"{len(failed)} scans were not scored"))
     text = []
-    if worst and worst[0].wide:
+    if worst and worst[0].picture.wide:
         text.append(
             "Radiological convention: the patient's left is on the right of the picture. Slices run through the "
             "largest area of the reference; a white frame marks where the other pictures are enlarged."
         )
-    return Section("Worst cases first", text=text, tables=tables, pictures=worst)
+    scans = "1 scan" if viewed == 1 else f"{viewed} scans"
+    links = [Link(f"Look through the voxels of {scans} in {VIEWER}", VIEWER)] if viewed else []
+    return Section("Worst cases first", text, tables, [item.picture for item in worst], links=links)
+
+
+def _looked_section(worst: Sequence[Worst]) -> Section:
+    found = [item.explanation for item in worst]
+    pictures = [item for item in found if isinstance(item, Picture)]
+    return Section(LOOKED, [LOOKED_HOW], pictures=pictures, notes=[item for item in found if isinstance(item, str)])
 
 
 def _plan_tables(plan: Plan | None) -> list[Table]:

@@ -40,13 +40,13 @@ SIGNIFICANT = 0.05
 NAMES = {"dice_mean": "Mean Dice", **{key: name for key, (name, _) in CLASS_FIGURES.items()}}
 
 
-def headline(evaluation: Evaluation, table: pd.DataFrame) -> str:
-    """Return the result in a sentence or two."""
+def headline(evaluation: Evaluation, table: pd.DataFrame, *, seen: bool = False) -> str:
+    """Return the result in a sentence or two; ``seen``: the model may have learned from these patients."""
     summary, metrics = evaluation.summary, evaluation.summary.metrics
     if not summary.n:
         return f"None of {len(table)} cases could be scored; the reasons are under Limits and notes."
     done = scored(table)
-    whom = "held-out" if summary.split == "test" else "validation"
+    whom = "validation" if summary.split == "validation" else "evaluated" if seen else "held-out"
     start = f"On {_count(summary.n, 'scan')} of {_count(done['patient'].nunique(), f'{whom} patient')}, "
     if evaluation.task == "segment":
         text = start + f"the mean Dice is {_with_interval(metrics, 'dice_mean')}."

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from medml.errors import MedmlError
 from medml.evaluation.classes import decided
 from medml.evaluation.evaluate import Predicts, read_case
 from medml.evaluation.names import label_keys
 from medml.evaluation.summary import scored
+from medml.evaluation.viewed import viewer_case
 from medml.geometry import spacing_of
 from medml.pages.content import Picture
 from medml.pages.overlays import overlay_png
+from medml.pages.viewer import ViewerCase
 from medml.records.dataset import Case, Dataset
+from medml.records.scan import Volume
+
+Explains = Callable[[str, Volume], Picture]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Worst:
+    """One of the worst cases: a picture for the report, voxels for the viewer.
+
+    Attributes
+    ----------
+    explanation : Picture or str or None
+        What the model looked at, or why that cannot be shown; None where nobody asked.
+    """
+
+    case_id: str
+    picture: Picture
+    viewed: ViewerCase
+    explanation: Picture | str | None = None
 
 
 def worst_first(table: pd.DataFrame) -> pd.DataFrame:
@@ -30,7 +54,7 @@ def worst_first(table: pd.DataFrame) -> pd.DataFrame:
     return ranked.sort_values(["correct", "_rank", "case_id"]).drop(columns="_rank")
 
 
-def worst_overlays(
+def worst_cases(
     table: pd.DataFrame,
     predictor: Predicts,
     dataset: Dataset,
@@ -38,7 +62,9 @@ def worst_overlays(
     *,
     n: int = 6,
     threshold: float | None = None,
-) -> list[Picture]:
+    explain: Explains | None = None,
+    n_explained: int = 3,
+) -> list[Worst]:
     """Draw the ``n`` worst cases: image, reference, prediction and where they differ; classifiers: the image.
 
     Parameters
@@ -47,38 +73,80 @@ def worst_overlays(
         From `medml.evaluation.evaluate.case_table`; its segmentations are predicted again for the picture.
     threshold : float
         Two classes: the threshold of the evaluation, so that mistakes are those that it counts.
+    explain : callable
+        Draws what a classifier looked at, of a case's id and volume; asked for the first ``n_explained`` cases.
     """
     cases = {case.case_id: case for case in dataset.cases}
     rows = worst_first(decided(table, dataset, threshold))
     if "dice" in rows:
         rows = rows[rows["dice"].notna()]
-    worst = rows.head(n).to_dict("records")
-    return [_draw({str(k): v for k, v in row.items()}, cases, predictor, dataset, scans) for row in worst]
+    worst = [{str(k): v for k, v in row.items()} for row in rows.head(n).to_dict("records")]
+    asked = explain if dataset.task == "classify" else None
+    return [
+        _worst(row, cases[row["case_id"]], predictor, dataset, scans, asked if number < n_explained else None)
+        for number, row in enumerate(worst)
+    ]
+
+
+def _worst(
+    row: Mapping[str, Any], case: Case, predictor: Predicts, dataset: Dataset, scans: Path, explain: Explains | None
+) -> Worst:
+    volume, reference = read_case(case, scans)
+    segments = dataset.task == "segment"
+    mask = predictor.predict(volume).mask if segments else None
+    caption = _dice_caption(row) if segments else _class_caption(row, dataset.labels)
+    picture = _draw(row, case, volume, mask, reference if segments else None, dataset, caption)
+    viewed = viewer_case(
+        volume,
+        mask,
+        reference if segments else None,
+        name=f"{case.case_id}, Dice {row['dice']:.3f}" if segments else case.case_id,
+        caption=caption,
+        labels=dataset.labels,
+        modality=dataset.modality,
+    )
+    return Worst(case.case_id, picture, viewed, None if explain is None else _explained(explain, case, volume))
 
 
 def _draw(
-    row: Mapping[str, Any], cases: Mapping[str, Case], predictor: Predicts, dataset: Dataset, scans: Path
+    row: Mapping[str, Any],
+    case: Case,
+    volume: Volume,
+    mask: np.ndarray | None,
+    reference: np.ndarray | None,
+    dataset: Dataset,
+    caption: str,
 ) -> Picture:
-    case = cases[row["case_id"]]
-    volume, reference = read_case(case, scans)
     spacing = spacing_of(volume.affine) if volume.geometry == "mm" else None
-    labels = dataset.labels
-    if dataset.task == "segment":
-        mask = predictor.predict(volume).mask
-        title = f"{case.case_id}   Dice {row['dice']:.3f}"
-        png = overlay_png(
-            volume.voxels, mask, reference, spacing_mm=spacing, labels=labels, title=title, modality=dataset.modality
-        )
-        return Picture(png, _caption(row), f"Worst case {case.case_id}", kind="image", wide=True)
-    png = overlay_png(volume.voxels, spacing_mm=spacing, labels=labels, modality=dataset.modality)
-    names = {name: f"prob_{label_keys(labels)[value]}" for value, name in labels.items()}
-    shown = ", ".join(f"{name} {row[column]:.2f}" for name, column in names.items()) if len(names) <= 4 else ""
-    caption = (
-        f"{case.case_id}. Truth: {row['truth'] or 'none'}. Predicted: {row['predicted'] or 'none'}. {shown}".strip()
+    title = f"{case.case_id}   Dice {row['dice']:.3f}" if mask is not None else ""
+    png = overlay_png(
+        volume.voxels,
+        mask,
+        reference,
+        spacing_mm=spacing,
+        labels=dataset.labels,
+        title=title,
+        modality=dataset.modality,
     )
+    if mask is not None:
+        return Picture(png, caption, f"Worst case {case.case_id}", kind="image", wide=True)
     return Picture(png, caption, f"Case {case.case_id}", kind="image", wide=volume.voxels.shape[3] > 1)
 
 
-def _caption(row: Mapping[str, Any]) -> str:
+def _explained(explain: Explains, case: Case, volume: Volume) -> Picture | str:
+    try:
+        return explain(case.case_id, volume)
+    except MedmlError as error:
+        return f"{case.case_id}: no map, because {error}"
+
+
+def _dice_caption(row: Mapping[str, Any]) -> str:
     parts = [f"{key.removeprefix('dice_')} {value:.3f}" for key, value in row.items() if key.startswith("dice_")]
     return f"{row['case_id']}: Dice " + ", ".join(parts)
+
+
+def _class_caption(row: Mapping[str, Any], labels: Mapping[int, str]) -> str:
+    names = {name: f"prob_{label_keys(labels)[value]}" for value, name in labels.items()}
+    shown = ", ".join(f"{name} {row[column]:.2f}" for name, column in names.items()) if len(names) <= 4 else ""
+    truth, said = row["truth"] or "none", row["predicted"] or "none"
+    return f"{row['case_id']}. Truth: {truth}. Predicted: {said}. {shown}".strip()

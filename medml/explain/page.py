@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,24 @@ def map_picture(volume: Volume, subject: Subject, maps: Mapping[str, np.ndarray]
     return Picture(
         png, f"What spoke for {label}: {names}. Slices through the peak of the first map.", kind="image", wide=True
     )
+
+
+def checked_picture(name: str, volume: Volume, *, predictor: Predictor, method: str = "gradcam") -> Picture:
+    """Return the map of the likeliest class over one volume, with the verdict of its checks in the caption.
+
+    Parameters
+    ----------
+    name : str
+        How the caption calls the scan: its id, a private name.
+    """
+    subject = subject_of(predictor, volume)
+    values = explain_map(subject, method)
+    checks = check_map(subject, method, values)
+    verdict = "passes its checks" if checks.believable else f"do not rely on it: {_why(checks)}"
+    picture = map_picture(volume, subject, {method: values})
+    share = float(subject.probability(subject.image))
+    caption = f"{name}, {subject.plan.labels[subject.target]} {share:.2f}. {TITLES[method]}: {verdict}."
+    return replace(picture, caption=caption)
 
 
 def _layers(subject: Subject) -> Picture:

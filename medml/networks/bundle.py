@@ -47,7 +47,7 @@ def metadata(plan: Plan, *, name: str, version: str, terms: str) -> dict[str, An
         "meta_schema_20240725.json",
         "name": name,
         "version": version,
-        "changelog": {version: "trained by medml"},
+        "changelog": {version: "packaged by medml"},
         "monai_version": installed_version("monai"),
         "pytorch_version": installed_version("torch").partition("+")[0],
         "numpy_version": installed_version("numpy"),

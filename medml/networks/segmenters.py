@@ -81,6 +81,7 @@ SEGMENTERS = {
             "res_block",
             "deep_supervision",
             "deep_supr_num",
+            "trans_bias",
         ),
     ),
     "segresnet": Recipe(

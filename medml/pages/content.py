@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -118,9 +119,21 @@ class Strip:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A way to a file beside the page; nothing else may be linked."""
+
+    text: str
+    file: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.file, re.ASCII):
+            raise ValueError(f"link to {self.file!r}: expected the plain name of a file beside the page")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Section:
-    """One part of a page, in the order text, bars, tables, strips, tiles, pictures, notes."""
+    """One part of a page, in the order text, links, bars, tables, strips, tiles, pictures, notes."""
 
     title: str
     text: Sequence[str] = ()
@@ -130,6 +143,7 @@ class Section:
     bars: Sequence[Bar] = field(default_factory=tuple)
     strips: Sequence[Strip] = field(default_factory=tuple)
     tiles: Sequence[Tile] = field(default_factory=tuple)
+    links: Sequence[Link] = field(default_factory=tuple)
 
 
 def show(value: str | float | None, digits: int = 3) -> str:

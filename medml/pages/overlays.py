@@ -23,7 +23,7 @@ from medml.pages.style import new_figure, plain, styled, to_png
 BLACK, PALE = "#000000", "#e8edf2"
 # Okabe and Ito 2008 in the order that stands out on black.
 _LABEL_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
-_OUTCOME_COLOURS = {
+OUTCOME_COLOURS = {
     "both agree": "#009E73",
     "missed by prediction": "#F0E442",
     "only in prediction": "#D55E00",
@@ -81,7 +81,7 @@ def overlay_png(
     volume = image if image.ndim == 4 else image[np.newaxis]
     planes = (PICTURE,) if volume.shape[3] == 1 else PLANES
     low, high = window(volume, modality=modality)
-    index = _middle(reference, mask, (volume.shape[1], volume.shape[2], volume.shape[3]))
+    index = middle_of(reference, mask, (volume.shape[1], volume.shape[2], volume.shape[3]))
     columns = _columns(mask, reference)
     rows = [cut_all(volume, mask, reference, plane, index, (low, high)) for plane in planes]
     spacing = spacing_mm or (1.0, 1.0, 1.0)
@@ -151,7 +151,9 @@ def window(image: np.ndarray, *, modality: str = "") -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _middle(reference: np.ndarray | None, mask: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def middle_of(
+    reference: np.ndarray | None, mask: np.ndarray | None, shape: tuple[int, int, int]
+) -> tuple[int, int, int]:
     """Return the index (i, j, k) of the three slices with the largest area of the reference, else of the mask."""
     for candidate in (reference, mask):
         if candidate is not None and (candidate > 0).any():
@@ -307,12 +309,13 @@ def _tint(picture: np.ndarray, labels: np.ndarray, opacity: float = 0.45) -> np.
 def _difference(picture: np.ndarray, mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the picture with agreement, missed, extra and wrongly named voxels coloured."""
     shown = picture.copy()
-    for name, inside in _outcomes(mask, reference).items():
-        _lay(shown, inside, _OUTCOME_COLOURS[name], 0.4 if name == "both agree" else 0.8)
+    for name, inside in outcomes_of(mask, reference).items():
+        _lay(shown, inside, OUTCOME_COLOURS[name], 0.4 if name == "both agree" else 0.8)
     return shown
 
 
-def _outcomes(mask: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
+def outcomes_of(mask: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
+    """Return where two masks agree, and where and how they do not; the names are those of ``OUTCOME_COLOURS``."""
     both = (mask > 0) & (reference > 0)
     return {
         "both agree": both & (mask == reference),
@@ -343,8 +346,10 @@ def _legend(
         for value in sorted(present)
     ]
     if "Difference" in columns and mask is not None and reference is not None:
-        names = [name for name, inside in _outcomes(mask, reference).items() if inside.any() or name != "another label"]
-        entries += [Patch(facecolor=_OUTCOME_COLOURS[name], label=name) for name in names]
+        names = [
+            name for name, inside in outcomes_of(mask, reference).items() if inside.any() or name != "another label"
+        ]
+        entries += [Patch(facecolor=OUTCOME_COLOURS[name], label=name) for name in names]
     if entries:
         wide = len(columns) * 2
         figure.legend(
@@ -364,7 +369,7 @@ def _draw_thumbnail(
 ) -> None:
     volume = image if image.ndim == 4 else image[np.newaxis]
     plane = PICTURE if volume.shape[3] == 1 else PLANES[0]
-    index = _middle(None, mask, (volume.shape[1], volume.shape[2], volume.shape[3]))
+    index = middle_of(None, mask, (volume.shape[1], volume.shape[2], volume.shape[3]))
     limits = window(volume, modality=modality)
     picture, cut, _ = cut_all(volume, mask, None, plane, index, limits)
     shown = picture if cut is None else _tint(picture, cut)

@@ -1,4 +1,4 @@
-"""One HTML shell for every page: self-contained, offline, escaped, without scripts."""
+"""One HTML shell for every page: self-contained, offline, escaped; without scripts but for the viewer's own."""
 
 from __future__ import annotations
 

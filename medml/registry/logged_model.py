@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medml.io.files import read_record
+from medml.records.dataset import Task
+from medml.records.plan import Plan
 from medml.records.report import Evaluation
 from medml.registry.tracking import NEUTRAL_TAGS, Tracker
 
@@ -24,7 +28,7 @@ def log_model(
     name: str,
     package: Path,
     tags: dict[str, str],
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
 ) -> str:
     """Log the package as an MLflow model of the run and return its id; the files lie under ``data/package``."""
     from mlflow.entities import LoggedModelOutput
@@ -33,13 +37,14 @@ def log_model(
 
     client = tracker.client
     run = client.get_run(run_id)
+    asked = evaluation or read_record(package / "plan.json", Plan)
     model = client.create_logged_model(
         run.info.experiment_id,
         name=name,
         source_run_id=run_id,
         tags={**NEUTRAL_TAGS, **tags},
         params=run.data.params,
-        model_type=evaluation.task,
+        model_type=asked.task,
     )
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / "package"
@@ -57,13 +62,14 @@ def log_model(
                     run_id=run_id,
                     model_id=model.model_id,
                 ),
-                signature=_signature(evaluation),
+                signature=_signature(asked.task, asked.labels),
                 pip_requirements=[f"medml=={installed_version('medml')}"],
             )
         client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    _link_metrics(tracker, run_id, model.model_id, evaluation)
+    if evaluation is not None:
+        _link_metrics(tracker, run_id, model.model_id, evaluation)
     return str(model.model_id)
 
 
@@ -84,13 +90,13 @@ def _link_metrics(tracker: Tracker, run_id: str, model_id: str, evaluation: Eval
         tracker.client.log_batch(run_id, metrics=linked)
 
 
-def _signature(evaluation: Evaluation) -> ModelSignature:
+def _signature(task: Task, labels: Mapping[int, str]) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
     outputs: list[ColSpec | TensorSpec]
-    if evaluation.task == "segment":
+    if task == "segment":
         outputs = [ColSpec(DataType.string, "mask")]
     else:
-        outputs = [ColSpec(DataType.double, f"p_{name}") for name in evaluation.labels.values()]
+        outputs = [ColSpec(DataType.double, f"p_{name}") for name in labels.values()]
     return ModelSignature(inputs=Schema([ColSpec(DataType.string, "image")]), outputs=Schema(outputs))

@@ -58,7 +58,7 @@ class ModelVersion(Record):
     alias: str | None = None
 
 
-def register(tracker: Tracker, run_id: str, name: str, package: Path, evaluation: Evaluation) -> ModelVersion:
+def register(tracker: Tracker, run_id: str, name: str, package: Path, evaluation: Evaluation | None) -> ModelVersion:
     """Log a package with its run and register it: the first version is @champion, later ones are @challenger.
 
     A second call for the same run and package finds the version that is there.
@@ -67,8 +67,8 @@ def register(tracker: Tracker, run_id: str, name: str, package: Path, evaluation
     ----------
     package : Path
         The package's folder; it is copied.
-    evaluation : Evaluation
-        Its headline figures are shown with the model.
+    evaluation : Evaluation or None
+        Its headline figures are shown with the model; None if it was trained elsewhere and not evaluated here.
     """
     digest = folder_digest(package)
     versions = _versions(tracker, name)
@@ -241,14 +241,12 @@ def _default_store(tracking_uri: str) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def _version_tags(tracker: Tracker, run_id: str, digest: str, evaluation: Evaluation) -> dict[str, str]:
+def _version_tags(tracker: Tracker, run_id: str, digest: str, evaluation: Evaluation | None) -> dict[str, str]:
     """Return the run's own tags and the package's digest: what a later stage asks of a version."""
     run = tracker.client.get_run(run_id)
     own = {key: value for key, value in run.data.tags.items() if key.startswith(PREFIX)}
-    return own | {
-        PREFIX + DIGEST: digest,
-        f"{PREFIX}test_digest": evaluation.summary.test_digest,
-    }
+    tested = {f"{PREFIX}test_digest": evaluation.summary.test_digest} if evaluation else {}
+    return own | {PREFIX + DIGEST: digest} | tested
 
 
 def _with_alias(tracker: Tracker, name: str, version: str) -> ModelVersion:
@@ -330,7 +328,9 @@ def _former(tracker: Tracker, name: str) -> list[str]:
     return [str(version) for version in json.loads(model.tags.get(FORMER, "[]"))]
 
 
-def _headline(evaluation: Evaluation) -> str:
+def _headline(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "trained elsewhere; not evaluated here"
     metrics = evaluation.summary.metrics
     key = next((key for key in ("dice_mean", "auroc") if metrics.get(key) is not None), None)
     figure = f"{key} {metrics[key]:.3f} on {evaluation.summary.n} test cases; " if key else ""

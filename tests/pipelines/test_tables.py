@@ -32,3 +32,11 @@ def test_digests_are_shown_short(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "ab" * 6 in text
     assert "ab" * 7 not in text
+
+
+def test_paths_stay_whole_and_names_stay_as_they_are_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/data/" + "long_folder/" * 12 + "[a].json"
+    show(VerbResult(verb="status", ok=True, outputs={"report": path}, summary={"collection ct_2026": "3 scans"}))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.endswith(path) for line in lines)
+    assert any("collection ct_2026" in line for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ import pytest
 from medml.catalogue.config import IngestConfig
 from medml.catalogue.previews import BOX, grey_range, preview_jpeg
 from medml.catalogue.quality_rules import QualityLimits
-from medml.catalogue.report import page_path, summary_lines
+from medml.catalogue.report import Tally, page_path, summary_lines
 from medml.io.pictures import read_picture
 from medml.io.scans import PREVIEW_FILE
-from medml.records.scan import Volume
+from medml.records.scan import Outcome, Volume
 
 
 def shown(tmp_path, jpeg: bytes) -> np.ndarray:
@@ -155,3 +156,13 @@ def test_the_summary_is_short_and_says_what_to_do(source, desk) -> None:
     assert len(lines) < 12
     assert any(line.startswith("refused 12 (label_without_image), such as labels/lost0.nii.gz: ") for line in lines)
     assert "error constant_image (1): leave it out; export it again from its source" in lines
+
+
+def test_the_summary_names_the_policy_that_could_take_what_is_refused() -> None:
+    outcome = Outcome(source=".", files=3, outcome="refused", code="missing_slice", reason="a slice is missing")
+    tally, now = Tally(), datetime(2026, 1, 1, tzinfo=UTC)
+    tally.add(outcome)
+    tally.add(outcome.model_copy(update={"source": "ct/1", "code": "truncated", "reason": "cut"}))
+    lines = summary_lines(tally.report(("demo",), now, now))
+    assert "refused 3 (missing_slice): a slice is missing; or ingest with --set policies.missing_slice=split" in lines
+    assert "refused 3 (truncated), such as ct/1: cut" in lines

@@ -13,7 +13,7 @@ import pytest
 
 from medml.errors import NotFound
 from medml.evaluation.evaluate import case_table, summarise
-from medml.evaluation.report import read_report, worst_overlays, write_report
+from medml.evaluation.report import read_report, worst_cases, write_report
 from medml.records.batch import Prediction
 from medml.records.plan import Epoch
 from medml.records.scan import Volume
@@ -38,7 +38,7 @@ def segment_report(segment_bench: Any, make_model: Any, perfect: Any, tmp_path: 
     model, dataset = make_model(answer, labels=segment_bench.dataset.labels), segment_bench.dataset
     table = case_table(model, dataset.cases, segment_bench.scans, dataset.labels, part="test")
     evaluation = summarise(table, dataset, "lobes", "test")
-    worst = worst_overlays(table, model, dataset, segment_bench.scans, n=2)
+    worst = worst_cases(table, model, dataset, segment_bench.scans, n=2)
     epochs = [
         Epoch(
             epoch=n, step=n, seconds=1, learning_rate=0.1, metrics={"train_loss": 1 / n, "val_dice": 0.5}, best=n == 2
@@ -68,6 +68,7 @@ def test_everything_is_written(segment_report: Any) -> None:
         "figures/worst_02.png",
         "report.html",
         "summary.json",
+        "viewer.html",
     ]
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert set(summary) == {"model", "dataset", "test_digest", "split", "n", "metrics"}
@@ -92,13 +93,13 @@ def test_the_page_says_what_was_found_and_what_was_not(segment_report: Any) -> N
         assert f"<h2>{title}</h2>" in html
     assert "too few" in html
     assert "Validation (used for choosing)" in html
-    assert not re.search(r"(?:src|href)=\"(?!data:|#)", html)
+    assert re.findall(r"(?:src|href)=\"(?!data:|#)([^\"]*)", html) == ["viewer.html"]
 
 
 def test_the_worst_case_comes_first(segment_report: Any) -> None:
     _, _, table, worst = segment_report
     assert len(worst) == 2
-    assert worst[0].caption.startswith(f"{5:024x}: Dice left_lobe 0.667")
+    assert worst[0].picture.caption.startswith(f"{5:024x}: Dice left_lobe 0.667")
     assert table["dice"].min() == pytest.approx(2 * 72 / (72 + 144))
 
 
@@ -134,9 +135,9 @@ def test_a_classifier_report_decides_at_the_threshold(class_bench: Any, make_mod
     table = case_table(model, dataset.cases, class_bench.scans, dataset.labels, part="test")
     assert table["predicted"].unique().tolist() == ["healthy"]
     evaluation = summarise(table, dataset, "screen", "test", threshold=0.25)
-    worst = worst_overlays(table, model, dataset, class_bench.scans, n=3)
+    worst = worst_cases(table, model, dataset, class_bench.scans, n=3)
     assert len(worst) == 3
-    assert "Truth: ill. Predicted: healthy" in worst[0].caption
+    assert "Truth: ill. Predicted: healthy" in worst[0].picture.caption
     write_report(tmp_path / "r", evaluation, table, dataset=dataset, worst=worst)
     names = {path.name for path in (tmp_path / "r" / "figures").iterdir()}
     assert {"roc.png", "precision_recall.png", "calibration.png", "confusion.png"} <= names
@@ -158,3 +159,12 @@ def test_a_report_on_nothing_says_why(segment_bench: Any, make_model: Any, tmp_p
     assert "None of 12 cases could be scored" in html
     assert "RuntimeError: no weights" in html
     assert math.isclose(read_report(tmp_path / "r").evaluation.summary.metrics["failed"] or 0, 12)
+
+
+def test_a_report_on_seen_cases_opens_with_the_warning(segment_report: Any, segment_bench: Any, tmp_path: Path) -> None:
+    _, evaluation, table, _ = segment_report
+    warning = "Not an independent test: 1 of 4 patients."
+    page = write_report(tmp_path / "seen", evaluation, table, dataset=segment_bench.dataset, warning=warning)
+    text = page.read_text(encoding="utf-8")
+    assert 0 < text.index(warning) < text.index("evaluated patient")
+    assert "held-out" not in text

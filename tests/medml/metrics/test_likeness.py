@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medml.metrics.likeness import SAME, alike, correlation, fingerprint
+from medml.metrics.likeness import LEAF, SAME, alike, correlation, fingerprint
 
 
 def picture(seed: int, size: tuple[int, ...] = (64, 48, 1)) -> np.ndarray:
@@ -89,3 +89,21 @@ def test_groups_hold_copies_only_whatever_the_order() -> None:
 def test_many_equal_fingerprints_are_one_group_at_once() -> None:
     text = fingerprint(picture(1))
     assert alike([text] * 5000) == [tuple(range(5000))]
+
+
+def test_what_is_sought_for_a_few_is_their_whole_group_and_no_other() -> None:
+    # 0 and 1 are copies, 2 is alike to 0; 5 and 6 are another picture; 3 and 4 stand alone.
+    first, second = picture(1), picture(2)
+    images = [first, first, as_jpeg(first), picture(3), picture(4), second, second[::-1]]
+    prints = [fingerprint(image) for image in images]
+    assert alike(prints) == [(0, 1, 2), (5, 6)]
+    assert alike(prints, wanted={1}) == [(0, 1, 2)]
+    assert alike(prints, wanted={3, 6}) == [(5, 6)]
+    assert alike(prints, wanted=()) == []
+
+
+def test_copies_among_more_than_one_neighbourhood_are_found() -> None:
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 255, (16, 16, 1)) for _ in range(LEAF + 50)]
+    prints = [fingerprint(image) for image in [*images, images[7].transpose(1, 0, 2), images[300][:, ::-1]]]
+    assert alike(prints) == [(7, LEAF + 50), (300, LEAF + 51)]

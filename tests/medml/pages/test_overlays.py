@@ -12,11 +12,11 @@ from medml.pages.overlays import (
     PICTURE,
     PLANES,
     _difference,
-    _middle,
     _zoom_box,
     contact_sheet,
     cut_slice,
     label_colour,
+    middle_of,
     overlay_png,
     window,
 )
@@ -66,9 +66,9 @@ def test_slices_run_through_every_label_of_the_reference() -> None:
     reference = np.zeros((9, 9, 9), np.uint8)
     reference[1:6, 1:8, 1:8] = 1
     reference[4, 4, 6] = 2
-    assert _middle(reference, None, (9, 9, 9)) == (4, 4, 6)
-    assert _middle(np.zeros_like(reference), reference, (9, 9, 9)) == (4, 4, 6)
-    assert _middle(None, None, (9, 9, 5)) == (4, 4, 2)
+    assert middle_of(reference, None, (9, 9, 9)) == (4, 4, 6)
+    assert middle_of(np.zeros_like(reference), reference, (9, 9, 9)) == (4, 4, 6)
+    assert middle_of(None, None, (9, 9, 5)) == (4, 4, 2)
 
 
 def test_difference_colours_say_what_happened_to_each_voxel() -> None:

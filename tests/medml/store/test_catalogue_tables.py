@@ -94,6 +94,16 @@ def test_selection_by_fields_and_columns(
     assert catalogue.scans(**select) == [{1: one, 2: two, 3: three}[n] for n in numbers]  # type: ignore[arg-type]
 
 
+def test_what_scans_are_compared_by_is_that_of_the_scans(database: Database, make_scan: MakeScan) -> None:
+    catalogue = Catalogue(database)
+    catalogue.add([make_scan(2, quality={"snr": 3.5}, likeness="2:AAAA"), make_scan(1)])
+    found = catalogue.compared()
+    assert [scan.scan_id for scan in found] == [scan.scan_id for scan in catalogue.by_id(s.scan_id for s in found)]
+    names = ("scan_id", "collection", "patient", "modality", "content", "quality", "likeness")
+    wanted = {scan.scan_id: [getattr(scan, name) for name in names] for scan in catalogue.scans()}
+    assert {scan.scan_id: [getattr(scan, name) for name in names] for scan in found} == wanted
+
+
 def test_unknown_key_is_refused_with_those_that_exist(database: Database, make_scan: MakeScan) -> None:
     catalogue = Catalogue(database)
     catalogue.add([make_scan(1, columns={"sex": "F", "age": 61})])
