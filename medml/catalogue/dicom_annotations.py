@@ -162,11 +162,14 @@ def _known(file: AnnotationFile, name: str | None, archive: Archive) -> Outcome 
     """Return the outcome of a file that was read before, if all its scans and masks are still there."""
     if name is None:
         return None
-    scan_ids = [str(scan_id) for scan_id in archive.crosswalk.locator(name).get("scans", ())]
+    locator = archive.crosswalk.locator(name)
+    scan_ids = [str(scan_id) for scan_id in locator.get("scans", ())]
     stored = [a for a in archive.catalogue.annotations(scan_ids) if a.origin.startswith(f"{file.kind}-")]
     if not scan_ids or {annotation.scan_id for annotation in stored} != set(scan_ids):
         return None
-    return _accepted(file, "known_annotation", scan_ids, ())
+    drawn = set(locator.get("contents", ()))
+    findings = [finding for a in stored if a.content in drawn for finding in a.findings]
+    return _accepted(file, "known_annotation", scan_ids, findings)
 
 
 def _annotate(file: AnnotationFile, archive: Archive, read: Callable[[Sequence[Drawing]], Sequence[Any]]) -> Outcome:
@@ -189,7 +192,8 @@ def _annotate(file: AnnotationFile, archive: Archive, read: Callable[[Sequence[D
     archive.catalogue.add([], annotations)
     scan_ids = list(dict.fromkeys(staged.scan.scan_id for staged in placed))
     name = f"annotation-{hashlib.sha256(file.stamp.encode()).hexdigest()[:24]}"
-    locator = {"kind": file.kind, "files": [str(file.path)], "scans": scan_ids}
+    contents = sorted({annotation.content for annotation in annotations})
+    locator = {"kind": file.kind, "files": [str(file.path)], "scans": scan_ids, "contents": contents}
     from medml.store.crosswalk import Origin  # the processes that draw need no database
 
     archive.crosswalk.put([Origin(name, file.stamp, locator)])

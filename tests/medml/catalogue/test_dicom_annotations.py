@@ -86,6 +86,7 @@ def test_overlapping_segments_become_several_masks_or_are_refused(source, desk) 
     assert (refused.outcome, refused.files) == ("refused", 1)
     outcome = by_code(desk.ingest(source.root))["annotation"]
     assert [f.code for f in outcome.findings] == ["overlapping_segments"]
+    assert by_code(desk.ingest(source.root))["known_annotation"].findings == outcome.findings
     found = {tuple(a.labels.values())[1]: mask for a, mask in masks_of(desk, outcome)}
     assert voxels_of(found["a"]) == {(1, 1, 1), (2, 1, 1)}
     assert voxels_of(found["b"], 2) == {(2, 1, 1), (3, 1, 1)}
