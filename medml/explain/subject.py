@@ -106,7 +106,7 @@ def subject_of(predictor: Predictor, volume: Volume, target: int | None = None) 
     image = torch.from_numpy(prepared.voxels)[None].to(predictor.device)
     if plan.task == "classify":
         image = image[..., 0] if plan.dims == 2 else image
-        scored = Scored(network, None)
+        scored = Scored(network, None).eval()
         if target is None:
             with torch.no_grad():
                 target = int(scored(image).argmax())
@@ -117,7 +117,7 @@ def subject_of(predictor: Predictor, volume: Volume, target: int | None = None) 
     if not target or not bool(region.any()):
         raise Refusal("nothing_found", "the model finds nothing of it in this volume, so there is nothing to explain")
     image, region, start = _window(image, region, plan)
-    return Subject(image, Scored(network, region), target, plan, prepared, start)
+    return Subject(image, Scored(network, region).eval(), target, plan, prepared, start)
 
 
 def prepared_shape(prepared: Prepared) -> tuple[int, int, int]:

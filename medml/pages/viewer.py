@@ -89,7 +89,7 @@ def write_viewer(path: Path, cases: Sequence[ViewerCase], *, title: str, kicker:
         path,
         title=title,
         kicker=kicker,
-        lead=f"{left} more cases would have made the file too large." if left else "",
+        lead=f"Cases left out, because the file would have grown too large: {left}." if left else "",
         scripts=scripts,
         script_digests=[_digest(script) for script in scripts],
         cases=[_plain(case) for case in shown],

@@ -15,7 +15,10 @@
   const viewer = new niivue.Niivue({
     backColor: [0, 0, 0, 1],
     crosshairColor: [0.91, 0.93, 0.95, 0.7],
-    crosshairWidth: 1,
+    crosshairWidth: 0.4,
+    crosshairWidthUnit: "percent",
+    fontColor: [0.91, 0.93, 0.95, 1],
+    multiplanarLayout: 2,
     dragAndDropEnabled: false,
     isNearestInterpolation: true,
     loadingText: "",
@@ -78,7 +81,7 @@
     }
     viewer.setRadiologicalConvention(!shown.flat);
     viewer.setIsOrientationTextVisible(shown.directions && !shown.flat);
-    viewer.setCrosshairWidth(shown.flat ? 0 : 1);
+    viewer.setCrosshairWidth(shown.flat ? 0 : 0.4);
     viewer.scene.crosshairPos = shown.place;
     fill(at("layer"), shown.layers.map((layer) => layer.name));
     for (const id of ["shown", "opacity"]) at(id).closest("label").hidden = !shown.layers.length;

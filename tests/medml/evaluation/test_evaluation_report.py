@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medml.errors import NotFound
+from medml.errors import ConfigError, NotFound
 from medml.evaluation.evaluate import case_table, summarise
 from medml.evaluation.report import read_report, worst_cases, write_report
+from medml.pages.content import Picture
 from medml.records.batch import Prediction
 from medml.records.plan import Epoch
 from medml.records.scan import Volume
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def number_of(volume: Volume) -> int:
@@ -146,6 +149,36 @@ def test_a_classifier_report_decides_at_the_threshold(class_bench: Any, make_mod
     assert cases["correct"].sum() == 20
     html = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
     assert "at the threshold 0.250 sensitivity is 1.000" in html
+
+
+def test_a_classifier_report_shows_what_the_model_looked_at(class_bench: Any, make_model: Any, tmp_path: Path) -> None:
+    def answer(volume: Volume) -> Prediction:
+        return Prediction(probabilities=np.array([0.4, 0.6]))
+
+    asked: list[str] = []
+
+    def explain(name: str, volume: Volume) -> Picture:
+        asked.append(name)
+        if len(asked) == 2:
+            raise ConfigError("there is no such layer")
+        return Picture(PNG, f"{name}. Grad-CAM: passes its checks.", kind="image")
+
+    model, dataset = make_model(answer, task="classify", labels=class_bench.dataset.labels), class_bench.dataset
+    table = case_table(model, dataset.cases, class_bench.scans, dataset.labels, part="test")
+    worst = worst_cases(table, model, dataset, class_bench.scans, n=4, explain=explain)
+    assert asked == [item.case_id for item in worst[:3]]
+    write_report(tmp_path / "r", summarise(table, dataset, "m", "test"), table, dataset=dataset, worst=worst)
+    html = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    looked = html[html.index("<h2>What the model looked at</h2>") :]
+    assert looked.count("Grad-CAM: passes its checks.</figcaption>") == 2
+    assert f"{asked[1]}: no map, because there is no such layer" in looked
+
+
+def test_a_report_without_cases_to_show_removes_an_older_viewer(segment_bench: Any, segment_report: Any) -> None:
+    folder, evaluation, table, _ = segment_report
+    write_report(folder, evaluation, table, dataset=segment_bench.dataset)
+    assert not (folder / "viewer.html").exists()
+    assert "viewer.html" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_report_on_nothing_says_why(segment_bench: Any, make_model: Any, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from medml.errors import ConfigError, Refusal
 from medml.explain.checks import Checks, check_map, randomised, rank_correlation
 from medml.explain.layers import feature_maps
 from medml.explain.maps import METHODS, cam_layer, explain_map
+from medml.explain.page import checked_picture
 from medml.explain.subject import Subject, subject_of
 from medml.networks.build import build_network, run_network
 from medml.networks.package import Calibration, Package
@@ -101,6 +104,24 @@ def test_every_method_gives_a_map_between_0_and_1_on_the_image(classifier: tuple
     assert values.shape == (SIDE, SIDE, 1)
     assert values.min() >= 0
     assert values.max() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_map_leaves_the_network_as_it_was(classifier: tuple[Predictor, Plan], method: str) -> None:
+    subject, _, _ = _subjects(classifier, 1)[0]
+    before, state = subject.probability(subject.image), copy.deepcopy(subject.network.state_dict())
+    explain_map(subject, method)
+    assert not any(module.training for module in subject.network.modules())
+    assert all(torch.equal(value, state[name]) for name, value in subject.network.state_dict().items())
+    assert torch.equal(subject.probability(subject.image), before)
+
+
+def test_a_picture_for_a_report_carries_the_verdict(classifier: tuple[Predictor, Plan]) -> None:
+    image = _picture(np.random.default_rng(99), ill=True)[0]
+    picture = checked_picture("scan-1", Volume(image, np.eye(4), "none"), predictor=classifier[0])
+    assert re.fullmatch(
+        r"scan-1, ill [01]\.\d\d\. Grad-CAM: (passes its checks|do not rely on it: .+)\.", picture.caption
+    )
 
 
 def test_checks_believe_the_trained_model_and_not_one_with_shuffled_weights(

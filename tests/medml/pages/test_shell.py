@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jinja2 import TemplateNotFound, UndefinedError
 
-from medml.pages.content import Card, Cell, Picture, Section, Table, show
+from medml.pages.content import Card, Cell, Link, Picture, Section, Table, show
 from medml.pages.shell import data_uri, render
 
 PNG = base64.b64decode(
@@ -59,6 +59,14 @@ def test_folded_table_and_contents(tmp_path: Path) -> None:
     html = page(tmp_path, sections=sections)
     assert "<summary>All of it</summary>" in html
     assert '<a href="#s4">Part 3</a>' in html
+
+
+def test_only_files_beside_the_page_are_linked(tmp_path: Path) -> None:
+    html = page(tmp_path, sections=[Section("S", links=[Link("the <viewer>", "viewer.html")], notes=["n"])])
+    assert '<a href="viewer.html">the &lt;viewer&gt;</a>' in html
+    for target in ("http://x.org/", "../up.html", "javascript:alert(1)", "//x.org", ".hidden"):
+        with pytest.raises(ValueError, match="expected the plain name of a file beside the page"):
+            Link("x", target)
 
 
 def test_clinical_pages_are_private_and_marked(tmp_path: Path) -> None:

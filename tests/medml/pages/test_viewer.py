@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, monkeypatch: pyt
     cases = [_case(f"c{n}") for n in range(3)]
     monkeypatch.setattr(viewer, "MAX_BYTES", 2 * cases[0].size)
     assert write_viewer(tmp_path / "v.html", cases, title="worst") == 2
-    assert "1 more cases would have made the file too large" in (tmp_path / "v.html").read_text(encoding="utf-8")
+    assert "because the file would have grown too large: 1." in (tmp_path / "v.html").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="found no case to show"):
         write_viewer(tmp_path / "v.html", [], title="worst")
 
@@ -91,6 +91,17 @@ def test_a_large_scan_is_cut_to_its_masks_and_says_so(monkeypatch: pytest.Monkey
     assert case.size < _whole_size(monkeypatch)
 
 
+def test_a_picture_stands_upright_in_one_plane(tmp_path: Path) -> None:
+    colours = np.zeros((3, 6, 4, 1), np.float32)
+    colours[:, 0, 0, 0] = 30, 60, 90  # first column, first row
+    case = viewer_case(Volume(colours, np.eye(4), "none"), None, None, name="c", caption="c", labels=LABELS)
+    (tmp_path / "i.nii.gz").write_bytes(case.image)
+    image = nibabel.load(tmp_path / "i.nii.gz")
+    assert np.diag(image.affine).tolist() == [1.0, -1.0, 1.0, 1.0]
+    assert np.asanyarray(image.dataobj).squeeze()[0, 0] == 255
+    assert (case.flat, case.directions, list(case.layers)) == (True, False, [])
+
+
 def _whole_size(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.undo()
     return _case().size
@@ -98,21 +109,37 @@ def _whole_size(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.system
 def test_a_browser_draws_volume_and_mask_and_asks_for_nothing(tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed; make system installs it")
     write_viewer(tmp_path / "v.html", [_case()], title="worst")
-    shot = tmp_path / "shot.png"
-    command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'cx'}", f"--screenshot={shot}"]
-    done = subprocess.run(
-        [*command, (tmp_path / "v.html").as_uri()], capture_output=True, text=True, timeout=200, check=True
-    )
-    messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "Content Security" in line]
-    messages += [line for line in done.stderr.splitlines() if "CONSOLE" in line and "Uncaught" in line]
-    assert not messages
-    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    messages, asked, pixels = _opened(tmp_path / "v.html")
+    assert messages == []
+    assert asked == []
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     grey = (abs(red - green) < 6) & (abs(green - blue) < 6) & (red > 120) & (red < 256)
     tinted = (blue - red > 40) & (red > 60)
     assert grey[250:].sum() > 3000  # the lower half of the ball, unmasked
     assert tinted[250:].sum() > 3000  # the upper half, in the first label's blue
+
+
+@pytest.mark.system
+def test_the_browser_would_have_told_of_messages_and_requests(tmp_path: Path) -> None:
+    page = tmp_path / "p.html"
+    page.write_text('<img src="http://viewer.invalid/a.png"><script>console.error("seen")</script>', encoding="utf-8")
+    messages, asked, _ = _opened(page)
+    assert any('"seen"' in message for message in messages)
+    assert asked == ["http://viewer.invalid/a.png"]
+
+
+def _opened(page: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """Return what the console said, which addresses the page asked for, and the picture (rows, columns, 3)."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed; make system installs it")
+    shot, log = page.with_suffix(".png"), page.with_suffix(".net")
+    files = [f"--user-data-dir={page.parent / 'cx'}", f"--screenshot={shot}", f"--log-net-log={log}"]
+    command = [chromium, *FLAGS, *files, page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
+    messages = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    # Chromium asks its maker for updates and the like; what a page asks for has the page's own, opaque initiator.
+    events = [line for line in log.read_text(encoding="utf-8").splitlines() if '"initiator":"null"' in line]
+    asked = {found.group(1) for line in events if (found := re.search(r'"url":"(https?:[^"]+)"', line))}
+    return messages, sorted(asked), np.asarray(Image.open(shot).convert("RGB")).astype(int)
