@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # Two at a time, whole files together: they share what is costly to start.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
-APT := chromium postgresql
+APT := chromium postgresql orthanc orthanc-dicomweb dcmtk dicom3tools
 
 .PHONY: demo test test-all bench lint docs setup system clean
 

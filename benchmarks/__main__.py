@@ -10,16 +10,18 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-TABLES = ("metrics", "sliding_window")
+TABLES = ("metrics", "sliding_window", "classifiers", "patches", "preparation")
+WHOLE = ("ingest", "conformal", "training_step")  # print and keep results of their own
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ours beside the peers, as ratios.")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join((*TABLES, 'ingest'))}; all if none is given")
-    names = parser.parse_args().names or [*TABLES, "ingest"]
-    unknown = sorted({*names} - {*TABLES, "ingest"})
+    known = (*TABLES, *WHOLE)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(known)}; all if none is given")
+    names = parser.parse_args().names or list(known)
+    unknown = sorted({*names} - {*known})
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(unknown)}; expected {', '.join((*TABLES, 'ingest'))}")
+        parser.error(f"there is no benchmark {', '.join(unknown)}; expected {', '.join(known)}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     print(f"{datetime.now(UTC):%Y-%m-%d}, commit {commit.stdout.strip() or 'unknown'}, {processor()}, {graphics()}\n")
     pairs = [name for name in names if name in TABLES]
@@ -30,9 +32,9 @@ def main() -> int:
         for pair in import_module(f"benchmarks.{name}").run():
             print(pair.row(), flush=True)
     failed = 0
-    if "ingest" in names:
+    for name in (name for name in names if name in WHOLE):
         print()
-        failed = import_module("benchmarks.ingest").main()
+        failed += import_module(f"benchmarks.{name}").main()
     return min(1, failed)
 
 

@@ -15,41 +15,81 @@ from pathlib import Path
 import psutil
 
 from medml.errors import MedmlError
-from medml.records.plan import Epoch
+from medml.io.files import read_record
+from medml.records.plan import Epoch, Plan, Point, TrainingJob
+from pipelines.monitor import Monitor
 from pipelines.progress import Bar
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30.0
 PROBE_SECONDS = 1.0
+RESTARTS = 3
 _PR_SET_PDEATHSIG = 1
 
 
-def run_training(run: Path, *, on_epochs: Callable[[list[Epoch]], None], bar: Bar) -> Path:
+def run_training(
+    run: Path,
+    *,
+    on_epochs: Callable[[list[Epoch]], None],
+    bar: Bar,
+    on_steps: Callable[[list[Point]], None] = lambda points: None,
+    on_system: Callable[[int, dict[str, float]], None] = lambda seconds, figures: None,
+) -> Path:
     """Train in a child until it ends; its package folder is returned.
 
     Parameters
     ----------
     run : Path
-        The run folder; holds ``job.json`` and receives ``epochs.jsonl``, ``progress.json``, ``train.log``, checkpoints
-        and ``package/``.
+        The run folder; holds ``job.json`` and receives ``epochs.jsonl``, ``steps.jsonl``, ``progress.json``,
+        ``train.log``, ``pictures/``, checkpoints and ``package/``.
     on_epochs : callable
         Receives every epoch known so far, at the start and whenever there are more. Must be idempotent.
+    on_steps : callable
+        Receives every line of ``steps.jsonl`` known so far, whenever an epoch is over and at the end. Idempotent too.
+    on_system : callable
+        Receives, now and then, the seconds since the start and what child and machine are busy with.
 
     Raises
     ------
     MedmlError
         If the child fails; the message is the child's own last word.
     """
-    command = [sys.executable, "-m", "medml.training", str(run / "job.json")]
+    job = read_record(run / "job.json", TrainingJob)
     with (run / "train.log").open("ab") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env=thread_environment(), preexec_fn=_die_with_parent)
+        child = subprocess.Popen(
+            _command(run, job), stdout=log, stderr=log, env=_environment(job), preexec_fn=_die_with_parent
+        )
     try:
-        _follow(child, run, on_epochs, bar)
+        _follow(child, run, on_epochs, on_steps, on_system, bar)
     finally:
         _stop(child)
     if child.returncode != 0:
         raise MedmlError(f"training stopped with exit code {child.returncode}: {_last_words(run / 'train.log')}")
     return run / "package"
+
+
+def _command(run: Path, job: TrainingJob) -> list[str]:
+    """Return how the child is started: alone, or by torchrun, which starts all anew when one of several dies."""
+    if job.processes == 1:
+        return [sys.executable, "-m", "medml.training", str(run / "job.json")]
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
+    return [
+        sys.executable,
+        "-m",
+        *launcher,
+        f"--max-restarts={RESTARTS}",
+        "-m",
+        "medml.training",
+        str(run / "job.json"),
+    ]
+
+
+def _environment(job: TrainingJob) -> dict[str, str]:
+    plan = Path(job.plan)
+    if plan.exists() and read_record(plan, Plan).deterministic:
+        # How many threads share a sum shows in its last bits, so how busy the machine is must not matter.
+        return {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    return thread_environment()
 
 
 def thread_environment() -> dict[str, str]:
@@ -66,22 +106,42 @@ def thread_environment() -> dict[str, str]:
 
 def read_epochs(path: Path) -> list[Epoch]:
     """Return the epochs of ``epochs.jsonl``; a half-written last line is left for the next look."""
+    return [Epoch.model_validate_json(line) for line in _whole_lines(path)]
+
+
+def read_points(path: Path) -> list[Point]:
+    """Return the lines of ``steps.jsonl``, likewise."""
+    return [Point.model_validate_json(line) for line in _whole_lines(path)]
+
+
+def _whole_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
-    return [Epoch.model_validate_json(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
+    return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
 
 
-def _follow(child: subprocess.Popen[bytes], run: Path, on_epochs: Callable[[list[Epoch]], None], bar: Bar) -> None:
+def _follow(
+    child: subprocess.Popen[bytes],
+    run: Path,
+    on_epochs: Callable[[list[Epoch]], None],
+    on_steps: Callable[[list[Point]], None],
+    on_system: Callable[[int, dict[str, float]], None],
+    bar: Bar,
+) -> None:
     seen = -1
     running = True
+    monitor = Monitor(child.pid)
     while running:
         running = child.poll() is None
         epochs = read_epochs(run / "epochs.jsonl")
-        if len(epochs) != seen:
+        if len(epochs) != seen or not running:
             seen = len(epochs)
             on_epochs(epochs)
+            on_steps(read_points(run / "steps.jsonl"))
         _show(run / "progress.json", bar, epochs)
+        if running and monitor.due():
+            on_system(*monitor.sample())
         if running:
             time.sleep(POLL_SECONDS)
 

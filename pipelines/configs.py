@@ -93,6 +93,26 @@ def read_axes(text: str | None) -> list[int] | None:
     return [int(digit) for digit in text]
 
 
+def read_memory(text: str) -> float:
+    """Return GB of "8", "8GB" or "512 MB".
+
+    Raises
+    ------
+    ConfigError
+        If it is no such size.
+    """
+    plain = text.strip().upper().replace(" ", "")
+    scale = 1e-3 if plain.endswith("MB") else 1.0
+    number = plain.removesuffix("GB").removesuffix("MB").removesuffix("G")
+    try:
+        size = float(number) * scale
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e5:
+        raise ConfigError(f"memory {text!r}: expected a size such as 8GB or 512MB")
+    return size
+
+
 def load_experiment(home: Home, name: str) -> Experiment:
     """Return the experiment that a request id or a name in ``configs/training`` stands for."""
     if _REQUEST.fullmatch(name):

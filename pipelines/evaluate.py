@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from prefect import flow
 
 from medml.records.dataset import Dataset
-from medml.records.home import Home
-from medml.records.plan import Epoch, Plan
+from medml.records.plan import Epoch, Member, Plan
 from medml.records.report import Evaluation
-from pipelines.progress import progress_bar
-from pipelines.stores import open_catalogue
+from pipelines.independence import chosen_test, compare, trained_on
+from pipelines.progress import Bar, progress_bar
 from pipelines.tasks import current_home, device_slot, step
 from pipelines.verb import VerbResult
 
 if TYPE_CHECKING:
-    from medml.registry.models import ModelVersion
+    from pandas import DataFrame
+
+    from medml.evaluation.spread import Crossed
+    from medml.networks.predictor import Predictor
 
 
 @flow(name="evaluate", flow_run_name="evaluate {model}", persist_result=False)
@@ -61,12 +65,12 @@ def evaluate_registered(
     tracker = Tracker.of(home)
     version = models.resolve(tracker, model)
     who = f"{version.name}/{version.version}"
-    trained = _trained_on(home, version)
-    frozen = _chosen(home, who, dataset, trained, every_case)
+    trained = trained_on(home, version)
+    frozen = chosen_test(home, who, dataset, trained, every_case)
     notes = check_question(read_record(version.package_path / "plan.json", Plan), frozen)
-    warning, seen_notes = _compare(home, who, frozen, trained, allow_seen)
+    found = compare(home, who, frozen, trained, allow_seen=allow_seen)
     folder = home.reports / f"{version.name}-v{version.version}-on-{frozen.name}-{frozen.test_digest[:8]}"
-    if warning:
+    if found.warning:
         folder = folder.with_name(f"{folder.name}-seen")
     evaluation = evaluate_package(
         version.package_path,
@@ -75,15 +79,16 @@ def evaluate_registered(
         folder=folder,
         device=device,
         own=trained is not None and (frozen.digest, frozen.test_digest) == (trained.digest, trained.test_digest),
-        notes=(*seen_notes, *notes),
-        warning=warning,
+        notes=(*found.notes, *notes),
+        warning=found.warning,
     )
-    tags = {"medml.seen": "true"} if warning else {}
+    tags = {"medml.seen": "true"} if found.warning else {}
     run_id = tracker.log_evaluation(version.name, version.version, evaluation, folder, tags=tags)
+    models.link_evaluation(tracker, run_id, version, evaluation)
     summary = evaluation.summary
     return VerbResult(
         verb="evaluate",
-        ok=True,
+        ok=not summary.metrics.get("failed"),
         counts={"test cases": summary.n},
         outputs={"report": str(folder / "report.html")},
         model=who,
@@ -97,74 +102,6 @@ def evaluate_registered(
     )
 
 
-def _trained_on(home: Home, version: ModelVersion) -> Dataset | None:
-    """Return the dataset that a model learned from; None of a foreign model, which names none."""
-    from medml.datasets.freeze import load
-
-    if "dataset" not in version.tags:
-        return None
-    return load(home, version.tags["dataset"], version.tags["dataset_digest"])
-
-
-def _chosen(home: Home, who: str, name: str | None, trained: Dataset | None, every_case: bool) -> Dataset:
-    """Return the dataset whose test set is evaluated: its own, or all its cases."""
-    from medml.datasets.freeze import load
-    from medml.datasets.overlap import all_cases
-    from medml.errors import ConfigError
-
-    frozen = load(home, name) if name else trained
-    if frozen is None:
-        raise ConfigError(
-            f"{who} was trained elsewhere and has no dataset of its own; name one: medml evaluate {who} DATASET"
-        )
-    return all_cases(frozen) if every_case or not frozen.test else frozen
-
-
-def _compare(
-    home: Home, who: str, frozen: Dataset, trained: Dataset | None, allow_seen: bool
-) -> tuple[str, tuple[str, ...]]:
-    """Return the warning of a report on cases that the model has seen, and notes; without ``allow_seen``, refuse it."""
-    from medml.datasets.overlap import find_overlap, learned_cases
-    from medml.errors import LeakageError
-    from medml.store.catalogue import Catalogue
-
-    scope = "all cases" if len(frozen.test) == len(frozen.cases) else "the test set"
-    if trained is None:
-        return "", (
-            f"External validation on {scope} of {frozen.name}. What the model learned from is not known here, so "
-            "nobody has compared it with these patients and images.",
-        )
-    evaluated = frozen.cases_of("test")
-    ids = {scan_id for case in (*evaluated, *learned_cases(trained)) for scan_id in case.scans}
-    own = frozen.test_digest == trained.test_digest
-    try:
-        overlap = find_overlap(evaluated, trained, Catalogue(open_catalogue(home)).by_id(ids))
-    except LeakageError as error:
-        if own:
-            return "", ()
-        if not allow_seen:
-            raise
-        return f"Not proved to be an independent test: {error}.", ()
-    if own:
-        # The split was accepted, and its twins named, when the dataset was frozen.
-        return "", (
-            f"The split lets pictures stand on both sides: {overlap.sentence()}.",
-        ) if overlap.seen_cases else ()
-    notes: tuple[str, ...] = (f"External validation on {scope} of {frozen.name}: {overlap.sentence()}.",)
-    if overlap.unknown:
-        notes += (
-            f"{overlap.unknown} cases have images without fingerprint; only identical ones would be found there.",
-        )
-    if not overlap.seen_cases:
-        return "", notes
-    if not allow_seen:
-        raise LeakageError(
-            f"{who} on {frozen.name}: {overlap.sentence()}. Figures would flatter the model: evaluate it on other "
-            "cases, or pass --allow-seen, which marks the report"
-        )
-    return f"Not an independent test: {overlap.sentence()}.", notes[1:]
-
-
 def evaluate_package(
     package: Path,
     frozen: Dataset,
@@ -172,60 +109,101 @@ def evaluate_package(
     model: str,
     folder: Path,
     epochs: list[Epoch] | None = None,
-    fold: int = 0,
+    members: Sequence[Member] = (),
     device: str = "auto",
     own: bool = True,
     notes: tuple[str, ...] = (),
     warning: str = "",
 ) -> Evaluation:
-    """Run a package over validation and test cases and write ``report.html``, ``cases.csv``, ``summary.json``.
+    """Run a package over validation and test cases and write the report: see `write_report`.
 
     Parameters
     ----------
+    members : sequence of Member
+        The trainings that an ensemble was made of, in order: its validation cases are then scored out of fold.
     own : bool
-        Whether the package was chosen on the dataset's validation cases; of other datasets only test cases are run.
+        Whether the package was chosen on the dataset's validation cases; of other datasets only test cases are run,
+        and of an ensemble whose members are not given.
     notes : tuple of str
         Put before the evaluation's own notes.
     warning : str
         Stands at the top of the report, and first among the notes: why these figures are no independent test.
     """
-    from medml.evaluation.evaluate import case_table, summarise
     from medml.evaluation.report import worst_cases, write_report
+    from medml.evaluation.spread import OUT_OF_FOLD
     from medml.explain.page import checked_picture
     from medml.networks.predictor import Predictor
 
-    scans = current_home().scans
     predictor = Predictor(package, device=device)
+    threshold = predictor.package.calibration.threshold
     with device_slot(str(predictor.device)), progress_bar("evaluating") as bar:
-        tables = {}
-        for part in ("validation", "test") if own else ("test",):
-            cases = frozen.cases_of(part, fold=fold)
-            count = bar.counter(len(cases), part)
-            tables[part] = case_table(
-                predictor,
-                cases,
-                scans,
-                frozen.labels,
-                part=part,
-                calibration=predictor.package.calibration,
-                on_case=lambda *_, count=count: count(),
-            )
-        threshold = predictor.package.calibration.threshold
+        crossed = _cross(predictor, members, frozen, model, bar) if members else None
+        chosen_on = own and len(predictor.package.members) == 1
+        validation = _part(predictor, frozen, "validation", model, bar)[1] if chosen_on else None
+        table, evaluation = _part(predictor, frozen, "test", model, bar)
         explain = partial(checked_picture, predictor=predictor)
-        worst = worst_cases(tables["test"], predictor, frozen, scans, threshold=threshold, explain=explain)
-    validation = summarise(tables["validation"], frozen, model, "validation", threshold=threshold) if own else None
-    evaluation = summarise(tables["test"], frozen, model, "test", threshold=threshold)
+        worst = worst_cases(table, predictor, frozen, current_home().scans, threshold=threshold, explain=explain)
     first = (warning, *notes) if warning else notes
+    first = (*first, OUT_OF_FOLD) if crossed else first
     evaluation = evaluation.model_copy(update={"notes": (*first, *evaluation.notes)})
     write_report(
         folder,
         evaluation,
-        tables["test"],
+        table,
         dataset=frozen,
         plan=predictor.plan,
         epochs=epochs,
         worst=worst,
         validation=validation,
+        crossed=crossed,
         warning=warning,
     )
     return evaluation
+
+
+def _part(
+    predictor: Predictor, frozen: Dataset, part: Literal["validation", "test"], model: str, bar: Bar
+) -> tuple[DataFrame, Evaluation]:
+    """Score the cases of one part, validation by the fold that the model was trained on."""
+    from medml.evaluation.evaluate import case_table, summarise
+
+    package = predictor.package
+    fold_numbers = package.sources.get("folds", "0").split(",")
+    # Another dataset may have fewer folds than the model's own; its test set is the same for all of them.
+    cases = frozen.cases_of(part, fold=int(fold_numbers[0]) if part == "validation" else 0)
+    count = bar.counter(len(cases), part)
+    table = case_table(
+        predictor,
+        cases,
+        current_home().scans,
+        frozen.labels,
+        part=part,
+        calibration=package.calibration,
+        on_case=lambda *_: count(),
+    )
+    return table, summarise(
+        table, frozen, model, part, threshold=package.calibration.threshold, calibration=package.calibration
+    )
+
+
+def _cross(predictor: Predictor, members: Sequence[Member], frozen: Dataset, model: str, bar: Bar) -> Crossed:
+    """Score validation cases by those networks of an ensemble that did not learn from them."""
+    from medml.evaluation.spread import cross_validate
+    from medml.networks.predictor import Predictor
+
+    package = predictor.package
+
+    def ask(places: Sequence[int]) -> Predictor:
+        first, *others = (package.members[place] for place in places)
+        return Predictor(replace(package, network=first, others=tuple(others)), device=str(predictor.device))
+
+    count = bar.counter(None, "cross-validation")
+    return cross_validate(
+        members,
+        ask,
+        frozen,
+        current_home().scans,
+        model=model,
+        calibration=package.calibration,
+        on_case=lambda *_: count(),
+    )

@@ -1,9 +1,9 @@
-"""The verbs about models: train, evaluate, register, explain, promote, predict."""
+"""The verbs about models: plan, train, evaluate, register, explain, promote, predict."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -50,6 +50,83 @@ def train(
 
 @verbs.command(
     rich_help_panel=PANEL,
+    epilog="Example: medml plan configs/training/hippocampus.yaml   |   medml plan lung.yaml --set plan.batch=4",
+)
+def plan(
+    context: typer.Context,
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="One YAML, see configs/training.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One key of the YAML, e.g. plan.network=segresnet."),
+    ] = None,
+    device: Device = "auto",
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="What a training step may take, e.g. 8GB; patch and batch follow.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the plan here, as JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what would be trained and why, choice by choice; every key can be set in the YAML or by --set plan.KEY=."""
+    home: Home = context.obj
+    with readable_errors():
+        from pipelines.configs import read_experiment_file, read_memory
+
+        wanted = read_experiment_file(experiment, tuple(settings or ()))
+        if memory is not None:
+            budget = wanted.budget.model_copy(update={"memory_gb": read_memory(memory)})
+            wanted = wanted.model_copy(update={"budget": budget})
+
+    def flow() -> VerbResult:
+        from pipelines.plan import plan as plan_flow
+        from pipelines.requests import write_request
+
+        asked = {"experiment": wanted.model_dump(mode="json"), "output": absolute(output) if output else None}
+        return plan_flow(write_request(home, "plan", **asked), device=device)
+
+    run_flow(home, flow, as_json)
+
+
+@verbs.command(
+    rich_help_panel=PANEL,
+    epilog="Example: medml tune configs/training/hippocampus.yaml --trials 30 -o hippocampus_tuned.yaml",
+)
+def tune(
+    context: typer.Context,
+    experiment: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT.yaml", help="One YAML; its tune: says what to try.")
+    ],
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Of the whole study; a larger number goes on.")] = 20,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Trainings at once.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The best settings as an experiment; default: HOME/reports.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One key of the YAML, e.g. tune.minutes=5."),
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Try settings of the plan on validation cases; run it again after an interruption: it goes on."""
+    home: Home = context.obj
+    with readable_errors():
+        from pipelines.configs import read_experiment_file
+
+        wanted = read_experiment_file(experiment, tuple(settings or ())).model_dump(mode="json")
+
+    def flow() -> VerbResult:
+        from pipelines.requests import write_request
+        from pipelines.tune import tune as tune_flow
+
+        out = absolute(output) if output else None
+        asked = write_request(home, "tune", experiment=wanted, output=out)
+        return tune_flow(asked, trials=trials, workers=workers, device=device)
+
+    run_flow(home, flow, as_json)
+
+
+@verbs.command(
+    rich_help_panel=PANEL,
     epilog="Example: medml evaluate hippocampus@champion   |   medml evaluate hippocampus other_hospital --every-case",
 )
 def evaluate(
@@ -90,6 +167,10 @@ def register(
     labels: Annotated[
         str | None, typer.Option("--labels", help="Names of the output channels in order, e.g. background,spleen.")
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option("--card", help="YAML with data, terms, intended_use and limits, for the model card."),
+    ] = None,
     axes: Annotated[
         str | None,
         typer.Option("--axes", help="Which axis of the kernels runs along x, y, z; default 012, of nnU-Net 210."),
@@ -99,16 +180,46 @@ def register(
     """Make a registered model of weights that were trained elsewhere; nothing but tensors is read from them."""
     home: Home = context.obj
     with readable_errors():
+        from medml.config import load_config
+        from medml.records.experiment import ForeignCard
         from pipelines.configs import read_axes, read_plan_file
 
         wanted = read_plan_file(plan, labels=tuple(labels.split(",")) if labels else ())
-        asked = {"weights": existing(weights), "plan": wanted.model_dump(mode="json"), "axes": read_axes(axes)}
+        words = load_config(card, ForeignCard).model_dump() if card else None
+        described = wanted.model_dump(mode="json")
+        asked = {"weights": existing(weights), "plan": described, "axes": read_axes(axes), "card": words}
 
     def flow() -> VerbResult:
         from pipelines.register import register as register_flow
         from pipelines.requests import write_request
 
         return register_flow(name, write_request(home, "register", **asked))
+
+    run_flow(home, flow, as_json)
+
+
+@verbs.command(
+    "export-model",
+    rich_help_panel=PANEL,
+    epilog="Example: medml export-model hippocampus -o bundle   |   medml export-model organ -o net --format onnx",
+)
+def export_model(
+    context: typer.Context,
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty folder.")],
+    layout: Annotated[
+        str, typer.Option("--format", help="bundle: runs under MONAI alone; onnx: the network alone.")
+    ] = "bundle",
+    as_json: Json = False,
+) -> None:
+    """Write a registered model as a folder that needs no medml: a MONAI bundle, or ONNX with its parity check."""
+    home: Home = context.obj
+
+    def flow() -> VerbResult:
+        from pipelines.export_model import export_model as export_flow
+        from pipelines.requests import write_request
+
+        return export_flow(model, layout, write_request(home, "export-model", output=absolute(output)))
 
     run_flow(home, flow, as_json)
 
@@ -152,6 +263,13 @@ def promote(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Name of the model; its @challenger is judged.")],
     gate: Annotated[str, typer.Option(help="Name of a YAML in configs/gates.")] = "default",
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="DATASET", help="Judge both versions on this dataset's test set.")
+    ] = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="If every rule passes, wait for a person to approve or reject in Prefect.")
+    ] = False,
+    minutes: Annotated[float, typer.Option("--minutes", help="How long --ask waits; then nothing is promoted.")] = 60.0,
     rollback: Annotated[bool, typer.Option("--rollback", help="Undo the last promotion.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -160,7 +278,7 @@ def promote(
     def flow() -> VerbResult:
         from pipelines.promote import promote as promote_flow
 
-        return promote_flow(model, gate=gate, rollback=rollback)
+        return promote_flow(model, gate=gate, on=on, ask=ask, minutes=minutes, rollback=rollback)
 
     run_flow(context.obj, flow, as_json)
 
@@ -173,6 +291,10 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results; default: HOME/batches/ID.")
     ] = None,
+    dicom: Annotated[
+        Literal["binary", "labelmap", "none"],
+        typer.Option(help="DICOM sources get a SEG of this kind and a structured report; none: NIfTI only."),
+    ] = "binary",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -186,6 +308,7 @@ def predict(
         from pipelines.requests import write_request
 
         out = absolute(output) if output else None
-        return predict_flow(model, write_request(home, "predict", sources=[path], output=out), device=device)
+        request = write_request(home, "predict", sources=[path], output=out)
+        return predict_flow(model, request, device=device, dicom=dicom)
 
     run_flow(home, flow, as_json)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow
 
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 
 @flow(name="predict", flow_run_name="predict {model} on {source}", persist_result=False)
-def predict(model: str, source: str, output: str | None = None, device: str = "auto") -> VerbResult:
+def predict(
+    model: str,
+    source: str,
+    output: str | None = None,
+    device: str = "auto",
+    dicom: Literal["binary", "labelmap", "none"] = "binary",
+) -> VerbResult:
     """Run a model over every scan of a source; what was done before is skipped.
 
     Parameters
@@ -39,12 +45,14 @@ def predict(model: str, source: str, output: str | None = None, device: str = "a
         Name of the batch folder below ``batches``; default: a name made from model and source.
     device : str
         "auto", "cpu", "cuda" or "cuda:0".
+    dicom : str
+        Which DICOM SEG a DICOM source gets, besides the structured report; "none": neither.
     """
-    return predict_scans(model, source, output, device)
+    return predict_scans(model, source, output, device, dicom)
 
 
 @step("predict scans")
-def predict_scans(model: str, source: str, output: str | None, device: str) -> VerbResult:
+def predict_scans(model: str, source: str, output: str | None, device: str, dicom: str = "binary") -> VerbResult:
     """Resolve the model, run the batch under a lease, write tables, ledger and report."""
     from medml.networks.predictor import Predictor
     from medml.registry import models
@@ -69,23 +77,35 @@ def predict_scans(model: str, source: str, output: str | None, device: str) -> V
     )
     with batch_lease(batch_id) as lease, device_slot(str(predictor.device)):
         ledger.requeue(batch_id)
-        counts = _run(home, [Path(path) for path in request["sources"]], out, predictor, meta, ledger, lease)
+        counts = _run(home, [Path(path) for path in request["sources"]], out, predictor, meta, ledger, lease, dicom)
     return _finish(out, meta, ledger.rows(batch_id), counts)
 
 
 def _run(
-    home: Home, sources: list[Path], out: Path, predictor: Predictor, meta: BatchMeta, ledger: Any, lease: Any
+    home: Home,
+    sources: list[Path],
+    out: Path,
+    predictor: Predictor,
+    meta: BatchMeta,
+    ledger: Any,
+    lease: Any,
+    dicom: str,
 ) -> Counter[str]:
     """Hand the stages to each other and let the batch run."""
     from medml.inference.batch import finished, run_batch
     from medml.inference.channels import join_channels
+    from medml.records.labels import Author
+    from medml.results.dicom_objects import DicomResults
     from medml.results.outputs import write_outputs
 
     threshold = predictor.package.calibration.threshold
     ignored: Counter[str] = Counter()
+    author = Author(name=meta.model, version=meta.version, digest=meta.digest)
+    name_uid = open_pseudonyms(home).uid
+    objects = None if dicom == "none" else DicomResults(author, name_uid, dicom)  # type: ignore[arg-type]
 
     def write(job: Job, prediction: Prediction) -> Written:
-        return write_outputs(out, job, prediction, predictor.plan, threshold=threshold)
+        return write_outputs(out, job, prediction, predictor.plan, threshold=threshold, dicom=objects)
 
     with progress_bar("predicting") as bar:
         count = bar.counter()
@@ -126,7 +146,13 @@ def _reader(home: Home) -> Any:
         digest = content_digest(reading.volume)
         scan_id = pseudonyms.scan_id(candidate.identity, digest)
         crosswalk.put([Origin(scan_id=scan_id, stamp=candidate.stamp, locator=candidate.locator)])
-        return Job(scan_id=scan_id, source=candidate.source, reading=reading, input_digest=digest)
+        return Job(
+            scan_id=scan_id,
+            source=candidate.source,
+            reading=reading,
+            input_digest=digest,
+            locator=candidate.locator,
+        )
 
     return read
 

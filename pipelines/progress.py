@@ -46,6 +46,12 @@ def progress_bar(title: str) -> Iterator[Bar]:
         yield _Rich(progress, title)
 
 
+@contextmanager
+def quiet_bar(title: str) -> Iterator[Bar]:
+    """Report one of several pieces of work that run at once: a line now and then, on a terminal too."""
+    yield _Lines(title)
+
+
 class _Rich(Bar):
     def __init__(self, progress: Progress, title: str) -> None:
         self._progress = progress

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
+from medml.records.experiment import ForeignCard
 from medml.records.plan import Plan
 from pipelines.requests import read_request
 from pipelines.tasks import current_home, step
@@ -23,18 +24,38 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 CARD = """\
 # {name}
 
-Registered from weights that were trained elsewhere; medml built the network from a plan and checked every shape. It has
-not been evaluated here. Research use only. Not a medical device.
+Registered from weights that were trained elsewhere; medml built the network from a plan and checked every shape.
+Research use only. Not a medical device.
 
 ## Data
 
-Not stated.
+{data}
 
 ## Model
 
 {network}, {parameters} parameters, for {modality} images with the channels {channels}; it tells apart {labels}. Its
-probabilities are not calibrated. sha256 of the file of weights: `{digest}`.
+probabilities are not calibrated. sha256 of the file of weights: `{digest}`. Licence of the weights: {terms}
+
+## Intended use
+
+{intended_use}
+
+## Limits
+
+{limits}
+
+Nobody knows here which patients it learned from: cases of a test may be among them.
+
+## Test results
+
+Not stated. It has not been evaluated here; `medml evaluate` says how well it does on data of one's own.
+
+## Subgroups
+
+Not stated.
 """
+NOT_STATED = "Not stated."
+UNKNOWN_TERMS = "not known here; see where the weights come from."
 
 
 @flow(name="register", flow_run_name="register {name}", persist_result=False)
@@ -67,7 +88,9 @@ def register_weights(name: str, source: str) -> VerbResult:
     state, nnunet = read_foreign(weights)
     axes = asked["axes"] or (list(reversed(range(plan.dims))) if nnunet else None)
     network = fit_network(state, plan, axes=tuple(axes) if axes else None)
-    version = _register(name, network, plan, digest, f"{plan.model_dump_json()}{axes}")
+    words = ForeignCard.model_validate(asked.get("card") or {})
+    said = words.model_dump_json() if words != ForeignCard() else ""
+    version = _register(name, network, plan, digest, words, f"{plan.model_dump_json()}{axes}{said}")
     return VerbResult(
         verb="register",
         ok=True,
@@ -81,7 +104,7 @@ def register_weights(name: str, source: str) -> VerbResult:
     )
 
 
-def _register(name: str, network: Any, plan: Plan, digest: str, described: str) -> ModelVersion:
+def _register(name: str, network: Any, plan: Plan, digest: str, words: ForeignCard, described: str) -> ModelVersion:
     """Package and register; the same weights under the same plan are found again."""
     from medml.networks.package import Calibration, write_package
     from medml.registry import models
@@ -109,10 +132,10 @@ def _register(name: str, network: Any, plan: Plan, digest: str, described: str) 
         plan,
         plan.labels,
         Calibration(),
-        _card(name, network, plan, digest),
+        _card(name, network, plan, digest, words),
         {"weights": digest},
         name=name,
-        terms="not known here; see where the weights come from.",
+        terms=words.terms.strip() or UNKNOWN_TERMS,
     )
     version = models.register(tracker, run_id, name, package, None)
     tracker.finish(run_id)
@@ -120,7 +143,7 @@ def _register(name: str, network: Any, plan: Plan, digest: str, described: str) 
     return version
 
 
-def _card(name: str, network: Any, plan: Plan, digest: str) -> str:
+def _card(name: str, network: Any, plan: Plan, digest: str, words: ForeignCard) -> str:
     return CARD.format(
         name=name,
         network=plan.network,
@@ -129,4 +152,8 @@ def _card(name: str, network: Any, plan: Plan, digest: str) -> str:
         channels=", ".join(plan.channels),
         labels=", ".join(plan.labels.values()),
         digest=digest,
+        data=words.data.strip() or NOT_STATED,
+        intended_use=words.intended_use.strip() or NOT_STATED,
+        limits=words.limits.strip() or NOT_STATED,
+        terms=words.terms.strip() or UNKNOWN_TERMS,
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from medml.errors import ConfigError
 from medml.records.home import Home
+from medml.registry.relocate import follow_home
 from pipelines.processes import POLL_SECONDS, Child, stop_on_signals
 from pipelines.schedules import FLOWS, TAG, ScheduleConfig, deployments, load_flows, load_schedules
 from pipelines.server import ServerHandle, bury_dead_runs, running_server, start_early
@@ -105,6 +106,7 @@ def _only_one(home: Home) -> Iterator[None]:
 
 def _mlflow(home: Home, host: str, port: int, stack: ExitStack) -> Child:
     _refuse_taken(host, port)
+    follow_home(home.root / "mlflow.db", home.mlartifacts)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url),

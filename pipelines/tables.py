@@ -42,7 +42,7 @@ def show(result: VerbResult) -> None:
     for key, path in result.outputs.items():  # whole on one line, to be copied
         console.print(f"  [cyan]{escape(_label(key).ljust(width))}[/]    {escape(path)}")
     if result.table:
-        console.print(_grid(result.table))
+        console.print(_grid(result.table), soft_wrap=False)
     for note in result.notes:
         console.print(f"• {note}", markup=False)
 
@@ -62,10 +62,12 @@ def _label(key: str) -> str:
 
 
 def _grid(rows: tuple[tuple[str, ...], ...]) -> Table:
-    """Return a table with heads; verdicts in colour."""
-    table = Table(*rows[0], box=None, padding=(0, 2), header_style="bold")
+    """Return a table with heads; verdicts in colour, long cells on several lines."""
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    for number, head in enumerate(rows[0]):
+        table.add_column(head, no_wrap=number == 0, overflow="fold")
     for row in rows[1:]:
-        table.add_row(*row, style="red" if row[-1] == "FAIL" else None)
+        table.add_row(*map(escape, row), style="red" if row[-1] == "FAIL" else None)
     return table
 
 

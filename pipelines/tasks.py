@@ -88,6 +88,7 @@ def device_slot(device: str) -> Iterator[Any]:
     """
     from medml.store.leases import Leases
 
+    device = "cuda:0" if device == "cuda" else device
     leases = Leases(open_catalogue(current_home()))
     names = [f"device:{device}:{n}" for n in range(CPU_SLOTS if device == "cpu" else 1)]
     lease = _wait_for_any(leases, names)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prefect import flow
 
+from medml.errors import MedmlError
 from medml.records.dataset import Dataset
 from medml.records.experiment import Experiment
-from medml.records.plan import Plan, TrainingJob
-from medml.records.report import Evaluation
+from medml.records.plan import Member, Plan
+from medml.records.report import Evaluation, Spread
 from pipelines import dataset as dataset_flow
-from pipelines.child import read_epochs, run_training
+from pipelines import training_runs
 from pipelines.configs import load_experiment
 from pipelines.evaluate import evaluate_package
-from pipelines.progress import progress_bar
-from pipelines.tasks import current_home, device_slot, step
+from pipelines.plan import measure_and_plan
+from pipelines.tasks import current_home, step
+from pipelines.training_runs import TrainingRun
 from pipelines.verb import VerbResult
+
+if TYPE_CHECKING:
+    from medml.registry.models import ModelVersion
+    from medml.registry.tracking import Tracker
 
 
 @flow(name="train", flow_run_name="train {experiment}", persist_result=False)
 def train(experiment: str, device: str = "auto", refresh: bool = False) -> VerbResult:
-    """Plan, train, evaluate and register a model.
+    """Plan, train every fold and seed, evaluate once and register one model.
 
     Parameters
     ----------
@@ -40,9 +44,12 @@ def train(experiment: str, device: str = "auto", refresh: bool = False) -> VerbR
     frozen, notes = freeze(wanted, refresh)
     plan = make_plan(wanted, frozen, device)
     run = open_run(wanted, frozen, plan, device)
-    fit(run)
-    evaluation = evaluate_model(run, wanted, frozen)
-    return register(run, wanted, evaluation, notes)
+    for member in run.members:
+        fit(run, member, member.name)
+    if run.several:
+        join(run)
+    evaluation = evaluate_model(run)
+    return register(run, evaluation, notes)
 
 
 @step("read experiment")
@@ -60,118 +67,95 @@ def freeze(wanted: Experiment, refresh: bool) -> tuple[Dataset, tuple[str, ...]]
 
 @step("fingerprint and plan")
 def make_plan(wanted: Experiment, frozen: Dataset, device: str) -> Plan:
-    """Measure the training cases and derive the plan; an unfinished run keeps the one it began with."""
-    from medml.datasets.fingerprint import fingerprint
-    from medml.io.files import read_record
-    from medml.training.plan import make_plan as plan_from
+    """Measure the training cases of the first fold and derive the plan; an unfinished run keeps the one it has."""
+    from medml.io.files import read_record, write_record
 
-    begun = _run_folder(wanted, frozen) / "plan.json"
+    begun = TrainingRun.of(wanted, frozen).folder / "plan.json"
     if begun.exists():
         return read_record(begun, Plan)
-    measured = fingerprint(frozen, current_home().scans, fold=wanted.fold)
-    return plan_from(measured, frozen, wanted, device=device)
+    measured, plan = measure_and_plan(wanted, frozen, device)
+    write_record(begun.with_name("fingerprint.json"), measured)
+    return plan
 
 
 @step("open MLflow run")
-def open_run(wanted: Experiment, frozen: Dataset, plan: Plan, device: str) -> Path:
+def open_run(wanted: Experiment, frozen: Dataset, plan: Plan, device: str) -> TrainingRun:
     """Make or find the run folder and its MLflow run; an unfinished one of the same key is taken up again."""
-    from medml.io.files import write_json, write_record
-    from medml.registry.tracking import Tracker
-
-    home = current_home()
-    run = _run_folder(wanted, frozen)
-    run.mkdir(parents=True, exist_ok=True)
-    write_record(run / "plan.json", plan)
-    write_json(run / "experiment.json", wanted.model_dump(mode="json"))
-    job = TrainingJob(
-        dataset=str(home.datasets / frozen.name / f"{frozen.digest}.json"),
-        plan=str(run / "plan.json"),
-        fold=wanted.fold,
-        scans=str(home.scans),
-        cache=str(home.cache),
-        run=str(run),
-        device=device,
-    )
-    write_record(run / "job.json", job)
-    tracker = Tracker.of(home)
-    run_id = tracker.start_or_resume(
-        experiment=wanted.name,
-        run_name=f"{wanted.name} fold {wanted.fold}",
-        run_key=run.name,
-        params=_parameters(wanted, plan),
-        tags={
-            "medml.task": wanted.task,
-            "medml.dataset": frozen.name,
-            "medml.dataset_digest": frozen.digest,
-            "medml.test_digest": frozen.test_digest,
-        },
-        dataset=frozen,
-    )
-    write_json(run / "mlflow.json", {"run_id": run_id})
-    tracker.log_text_files(run_id, [run / "plan.json", run / "experiment.json"], "configuration")
+    run = TrainingRun.of(wanted, frozen, starts=plan.starts)
+    training_runs.open_training(run, plan, device)
     return run
 
 
-@step("train")
-def fit(run: Path) -> None:
-    """Train in a child while its epochs go to MLflow; skipped when the package is there already."""
-    from medml.networks.precision import choose_device
-    from medml.registry.tracking import Tracker
+@step("train", task_run_name="train {name}")
+def fit(run: TrainingRun, member: Member, name: str) -> None:
+    """Train one fold from one start; what is finished is not repeated."""
+    training_runs.train_member(run, member)
 
-    if (run / "package" / "digests.json").exists():
-        return
-    tracker = Tracker.of(current_home())
-    run_id = _run_id(run)
-    job = json.loads((run / "job.json").read_text(encoding="utf-8"))
-    with device_slot(str(choose_device(job["device"]))), progress_bar("training") as bar:
-        run_training(run, on_epochs=lambda epochs: tracker.log_epochs(run_id, epochs), bar=bar)
+
+@step("join members")
+def join(run: TrainingRun) -> None:
+    """Make one model of all folds and seeds, calibrated out of fold."""
+    training_runs.join_members(run)
 
 
 @step("evaluate")
-def evaluate_model(run: Path, wanted: Experiment, frozen: Dataset) -> Evaluation:
+def evaluate_model(run: TrainingRun) -> Evaluation:
     """Evaluate on validation, then once on the test set; complete the card; the report goes to MLflow."""
     from medml.evaluation.card import complete_card
     from medml.io.files import read_record, write_text
     from medml.registry.tracking import Tracker
 
+    report = run.folder / "report"
     evaluation = evaluate_package(
-        run / "package",
-        frozen,
-        model=wanted.name,
-        folder=run / "report",
-        epochs=read_epochs(run / "epochs.jsonl"),
-        fold=read_record(run / "job.json", TrainingJob).fold,
+        run.folder / "package",
+        run.frozen,
+        model=run.wanted.name,
+        folder=report,
+        epochs=training_runs.learning_curve(run),
+        members=run.members if run.several else (),
     )
-    card = run / "package" / "docs" / "README.md"
-    write_text(card, complete_card(card.read_text(encoding="utf-8"), wanted.card, evaluation))
+    if not evaluation.summary.n:
+        raise MedmlError(
+            f"none of the {len(run.frozen.test)} test cases of dataset {run.frozen.name} could be scored, so nothing "
+            "is registered; put the scans back (medml verify names what is missing) and run this again: what is "
+            "trained is kept"
+        )
+    card = run.folder / "package" / "docs" / "README.md"
+    write_text(card, complete_card(card.read_text(encoding="utf-8"), run.wanted.card, evaluation))
     tracker = Tracker.of(current_home())
-    tracker.log_metrics(_run_id(run), _finite(evaluation.summary.metrics, "test_"))
-    tracker.log_folder(_run_id(run), run / "report", "report")
+    tracker.log_metrics(run.run_id, training_runs.finite(evaluation.summary.metrics, "test_"))
+    if run.several:
+        training_runs.log_spread(run, tracker, read_record(report / "spread.json", Spread))
+    tracker.describe(run.run_id, card.read_text(encoding="utf-8"))
+    tracker.log_folder(run.run_id, report, "report")
+    training_runs.log_worst(run, tracker, report)
     return evaluation
 
 
 @step("register model")
-def register(run: Path, wanted: Experiment, evaluation: Evaluation, notes: tuple[str, ...]) -> VerbResult:
+def register(run: TrainingRun, evaluation: Evaluation, notes: tuple[str, ...]) -> VerbResult:
     """Log the package, register the version, finish the MLflow run and keep the report."""
     from medml.registry import models
     from medml.registry.tracking import Tracker
 
     home = current_home()
     tracker = Tracker.of(home)
-    run_id = _run_id(run)
-    version = models.register(tracker, run_id, wanted.name, run / "package", evaluation)
+    run_id, name = run.run_id, run.wanted.name
+    version = models.register(tracker, run_id, name, run.folder / "package", evaluation)
     tracker.finish(run_id)
-    report = home.reports / f"{wanted.name}-v{version.version}"
+    report = home.reports / f"{name}-v{version.version}"
     if report.exists():
         shutil.rmtree(report)
     report.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(run / "report", report)
-    shutil.rmtree(run)
+    shutil.move(run.folder / "report", report)
+    shutil.rmtree(run.folder)
     summary = evaluation.summary
+    failed = int(summary.metrics.get("failed") or 0)
+    lost = (f"{failed} test cases could not be scored; the report says why",) if failed else ()
     return VerbResult(
         verb="train",
-        ok=True,
-        counts={"test cases": summary.n},
+        ok=not failed,
+        counts={"test cases": summary.n, **({"trainings": len(run.members)} if run.several else {})},
         outputs={"report": str(report / "report.html"), "package": str(version.package_path)},
         model=f"{version.name}/{version.version}",
         summary={
@@ -181,24 +165,20 @@ def register(run: Path, wanted: Experiment, evaluation: Evaluation, notes: tuple
             "mlflow_run": run_id,
             **summary.metrics,
         },
-        notes=notes,
+        notes=(*notes, *lost, *_closing_words(tracker, run, run_id, version, report)),
     )
 
 
-def _run_folder(wanted: Experiment, frozen: Dataset) -> Path:
-    """Name what is trained on what, so that the same command finds its unfinished run."""
-    what = json.dumps([wanted.model_dump(mode="json"), frozen.digest], sort_keys=True)
-    return current_home().runs / f"{wanted.name}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+def _closing_words(
+    tracker: Tracker, run: TrainingRun, run_id: str, version: ModelVersion, report: Path
+) -> tuple[str, ...]:
+    """Say in words how good the model is and where to look."""
+    from medml.evaluation.report import read_report
+    from medml.evaluation.wording import headline
 
-
-def _run_id(run: Path) -> str:
-    return str(json.loads((run / "mlflow.json").read_text(encoding="utf-8"))["run_id"])
-
-
-def _parameters(wanted: Experiment, plan: Plan) -> dict[str, Any]:
-    values = plan.model_dump(mode="json", exclude={"reasons", "normalisation", "augmentation"})
-    return {**values, "fold": wanted.fold, "split": wanted.dataset.split}
-
-
-def _finite(metrics: dict[str, float | None], prefix: str) -> dict[str, float]:
-    return {f"{prefix}{key}": value for key, value in metrics.items() if value is not None}
+    judged = read_report(report)
+    return (
+        f"{version.name} version {version.version} is @{version.alias}. {headline(judged.evaluation, judged.table)}",
+        f"In MLflow: experiment {run.wanted.name!r}, run {run.title!r} (medml up, then "
+        f"http://127.0.0.1:5000/{tracker.page(run_id)}); its report is under Artifacts, report/report.html",
+    )

@@ -10,7 +10,8 @@ from typing import TypeVar
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.update(DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", PREFECT_SERVER_ANALYTICS_ENABLED="false")
+os.environ.update(DO_NOT_TRACK="1", ORT_DISABLE_TELEMETRY="1")
+os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", PREFECT_SERVER_ANALYTICS_ENABLED="false")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,16 +21,16 @@ HOMES = {
     "pydicom": "io",
     "nibabel": "io",
     "highdicom": "io",
-    "PIL": "io",
     "pynetdicom": "io",
     "dicomweb_client": "io",
+    "PIL": "io",
     "sqlalchemy": "store",
     "alembic": "store",
     "jinja2": "pages",
     "matplotlib": "pages",
     "mlflow": "registry",
 }
-ONLY_PIPELINES = {"prefect", "typer", "rich"}
+ONLY_PIPELINES = {"prefect", "typer", "rich", "optuna"}
 FORBIDDEN_CALLS = {
     *("eval", "exec", "os.system", "mlflow.pytorch.load_model"),
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"),

@@ -15,7 +15,7 @@ from medml.io.scans import read_image, read_mask
 from medml.records.dataset import Case, Dataset
 from medml.records.plan import Fingerprint
 from medml.records.scan import Volume
-from medml.transforms.preprocessing import stack_channels
+from medml.transforms.preprocessing import foreground_box, foreground_threshold, stack_channels
 
 MEASURED_CASES = 200
 SAMPLED_VOXELS = 10_000
@@ -36,12 +36,15 @@ class _Measured:
     lowest, highest : ndarray of shape (C,)
         Over all these voxels, not only those drawn.
     label_voxels : ndarray of shape (number of labels,)
+    box : tuple of int
+        Shape of the foreground's box.
     """
 
     samples: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
     label_voxels: np.ndarray
+    box: tuple[int, int, int]
 
 
 def fingerprint(
@@ -92,6 +95,11 @@ def fingerprint(
         intensity=_intensity(measured, len(dataset.channels)),
         label_voxels={value: int(voxels[value]) for value in dataset.labels} if dataset.task == "segment" else {},
         class_counts={value: counted[value] for value in dataset.labels} if dataset.task == "classify" else {},
+        boxes=tuple(item.box for item in measured),
+        label_cases={value: sum(bool(item.label_voxels[value]) for item in measured) for value in dataset.labels}
+        if dataset.task == "segment"
+        else {},
+        units=tuple(sorted({str(case.columns.get("unit") or "") for case in training})),
     )
 
 
@@ -120,7 +128,17 @@ def _measure(case: Case, dataset: Dataset, scans: Path, read_image: ReadImage, r
         lowest=np.min(channels, axis=1, where=finite, initial=np.inf),
         highest=np.max(channels, axis=1, where=finite, initial=-np.inf),
         label_voxels=label_voxels,
+        box=_box_shape(volume, dataset.modality),
     )
+
+
+def _box_shape(volume: Volume, modality: str) -> tuple[int, int, int]:
+    i, j, k = volume.voxels.shape[1:]
+    found = foreground_box(volume, foreground_threshold(modality)) if k > 1 else None
+    if found is None:
+        return i, j, k
+    (i0, j0, k0), (i1, j1, k1) = found
+    return i1 - i0, j1 - j0, k1 - k0
 
 
 def _intensity(measured: Sequence[_Measured], channels: int) -> tuple[dict[str, float], ...]:

@@ -27,12 +27,12 @@ def class_charts(evaluation: Evaluation) -> Charts:
     curves = {name: (curve[0], curve[1]) for name, curve in evaluation.curves.get("roc", {}).items()}
     if curves:
         shown = dict(list(curves.items())[:MAX_CURVES])
-        notes = {name: _area(metrics, "auroc" if binary else f"auroc_{names[name]}") for name in shown}
+        notes = {name: _area(metrics, "auroc" if binary else f"auroc_{names[name]}", "AUROC") for name in shown}
         caption = "ROC: sensitivity against false alarms at every threshold."
         charts["roc"] = Picture(figures.roc(shown, marked=_operating_point(evaluation), notes=notes), caption)
         pr = {name: (curve[0], curve[1]) for name, curve in list(evaluation.curves["pr"].items())[:MAX_CURVES]}
         prevalence = _prevalence(evaluation) if binary else None
-        notes = {name: _area(metrics, "average_precision") for name in pr} if binary else {}
+        notes = {name: _area(metrics, "average_precision", "AP") for name in pr} if binary else {}
         png = figures.precision_recall(pr, prevalence=prevalence, notes=notes)
         charts["precision_recall"] = Picture(png, "Precision against recall at every threshold.")
     if evaluation.curves.get("reliability"):
@@ -113,8 +113,9 @@ def _prevalence(evaluation: Evaluation) -> float:
     return float(counts[1].sum() / counts.sum())
 
 
-def _area(metrics: dict[str, float | None], key: str) -> str:
-    return _value(metrics.get(key))
+def _area(metrics: dict[str, float | None], key: str, name: str) -> str:
+    found = _value(metrics.get(key))
+    return f"({name} {found})" if found else ""
 
 
 def _value(value: float | None) -> str:

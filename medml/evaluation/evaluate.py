@@ -20,7 +20,7 @@ from medml.geometry import spacing_of
 from medml.io.scans import read_image, read_mask
 from medml.metrics.conformal import prediction_sets
 from medml.metrics.overlap import overlaps, volume_ml
-from medml.metrics.surface import surface_scores
+from medml.metrics.surface import label_surface_scores
 from medml.networks.package import Calibration
 from medml.records.batch import Prediction
 from medml.records.dataset import Case
@@ -157,12 +157,13 @@ def _score_mask(
     """Return the scores of one case, label by label."""
     spacing = spacing_of(volume.affine) if volume.geometry == "mm" else None
     counts = overlaps(mask, reference, sorted(foreground(labels)))
+    surfaces = label_surface_scores(mask, reference, list(counts), spacing, TOLERANCE_MM) if spacing is not None else {}
     row: Row = {}
     for value, count in counts.items():
         key = keys[value]
         row[f"dice_{key}"], row[f"iou_{key}"] = count.dice, count.iou
         if spacing is not None:
-            surface = surface_scores(mask == value, reference == value, spacing, TOLERANCE_MM)
+            surface = surfaces[value]
             row[f"hd95_{key}"], row[f"nsd_{key}"], row[f"assd_{key}"] = surface.hd95, surface.nsd, surface.assd
             row[f"volume_ml_{key}"] = volume_ml(count.prediction, spacing)
             row[f"reference_ml_{key}"] = volume_ml(count.reference, spacing)

@@ -14,7 +14,7 @@ from medml.evaluation.card import missing_sections
 from medml.evaluation.classes import class_scores
 from medml.evaluation.summary import scored
 from medml.metrics.intervals import MIN_PATIENTS, Interval, Resamples, Spread, weighted_auroc
-from medml.records.report import Decision, Evaluation
+from medml.records.report import Decision, Evaluation, Signature
 
 Rule = dict[str, str | float | bool | None]
 _OTHER_TASK = {"segment": {"auroc", "average_precision", "ece", "brier"}, "classify": {"dice_mean"}}
@@ -55,10 +55,17 @@ class GateConfig(Config):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """An evaluation on a test set and the table of cases behind it."""
+    """An evaluation on a test set and the table of cases behind it.
+
+    Attributes
+    ----------
+    seen : int or None
+        How many of the test cases the model learned from; None: nobody knows, as of a model trained elsewhere.
+    """
 
     evaluation: Evaluation
     table: pd.DataFrame
+    seen: int | None = None
 
 
 def decide(
@@ -88,7 +95,7 @@ def decide(
     In the paired comparison a case that could not be scored, or a structure that one side lacks, counts as worst: Dice
     and NSD 0, distances the diagonal of the image, probabilities all wrong. Nothing to find and nothing found is 1.
     """
-    rules = [_enough(new, gate), _failures(new, gate), *_floors(new, gate)]
+    rules = [_enough(new, gate), _failures(new, gate), _unseen(new), *_floors(new, gate)]
     if old is not None:
         same = _same_test(new, old)
         rules.append(same)
@@ -104,9 +111,21 @@ def decide(
         champion=champion,
         test_digest=new.evaluation.summary.test_digest,
         rules=tuple(rules),
-        reason="not promoted: " + "; ".join(lost) if lost else f"promoted: all {len(rules)} rules pass{against}",
+        reason=("not promoted: " + "; ".join(lost) if lost else f"promoted: all {len(rules)} rules pass{against}")
+        + _favoured(old),
         decided=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def answered(decision: Decision, signature: Signature | None, *, minutes: float) -> Decision:
+    """Return a decision with a person's answer; a rejection, or none within ``minutes``, stops the promotion."""
+    if signature is None:
+        reason = f"not promoted: nobody answered within {minutes:g} minutes; the gate itself said: {decision.reason}"
+        return decision.model_copy(update={"promoted": False, "reason": reason})
+    verb = "approved" if signature.approved else "rejected"
+    start = decision.reason if signature.approved else f"not promoted, although the gate said: {decision.reason}"
+    reason = f"{start}; {verb} by {signature.name}: {signature.reason}"
+    return decision.model_copy(update={"promoted": signature.approved, "reason": reason, "signature": signature})
 
 
 def _rule(name: str, passed: bool, value: float | None, limit: float | None, reason: str) -> Rule:
@@ -124,6 +143,23 @@ def _failures(new: Judged, gate: GateConfig) -> Rule:
     share = (total - len(scored(new.table))) / total if total else 1.0
     text = f"{share:.1%} of {total} test cases could not be scored, at most {gate.max_failed:.1%} may"
     return _rule("failed cases", share <= gate.max_failed, share, gate.max_failed, text)
+
+
+def _unseen(new: Judged) -> Rule:
+    seen, total = new.seen, len(new.table)
+    known = "nobody knows which of the test cases the challenger learned from"
+    text = known if seen is None else f"the challenger learned from {seen} of the {total} test cases, none is allowed"
+    return _rule("unseen test cases", not seen, None if seen is None else float(seen), 0.0, text)
+
+
+def _favoured(old: Judged | None) -> str:
+    """Return a remark on a champion that learned from test cases: it wins more than it should, never less."""
+    if old is None or not old.seen:
+        return ""
+    return (
+        f" (the champion learned from {old.seen} of the {len(old.table)} test cases, which favours it: compare both on "
+        "a dataset that neither has seen, with --on)"
+    )
 
 
 def _floors(new: Judged, gate: GateConfig) -> list[Rule]:
@@ -157,7 +193,8 @@ def _same_test(new: Judged, old: Judged) -> Rule:
     same = digests[0] == digests[1] and cases[0] == cases[1]
     if digests[0] != digests[1]:
         text = (
-            f"the challenger was tested on {digests[0][:12]}, the champion on {digests[1][:12]}: evaluate both on one"
+            f"the challenger was tested on {digests[0][:12]}, the champion on {digests[1][:12]}: evaluate both on one "
+            "(medml promote MODEL --on DATASET)"
         )
     elif not same:
         text = f"the two tables share {len(cases[0] & cases[1])} of {len(cases[0] | cases[1])} test cases"

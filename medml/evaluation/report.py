@@ -1,4 +1,4 @@
-"""The report of an evaluation: one page for a reader, ``cases.csv`` and ``summary.json`` for the next step."""
+"""The report of an evaluation: one page for a reader, the table of cases and ``summary.json`` for the next step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from medml.errors import NotFound
 from medml.evaluation.charts import Charts, class_charts, segment_charts, subgroup_chart, training_chart
 from medml.evaluation.classes import decided
 from medml.evaluation.gate import Judged
+from medml.evaluation.spread import Crossed, spread_section
 from medml.evaluation.summary import scored
 from medml.evaluation.wording import cards, facts, headline, metric_tables, subgroup_tables
 from medml.evaluation.worst import Worst, worst_cases, worst_first
@@ -26,11 +27,18 @@ from medml.records.report import Evaluation
 
 __all__ = ["read_report", "worst_cases", "write_report"]
 
+CASES = "cases.parquet"
 VIEWER = "viewer.html"
 LOOKED = "What the model looked at"
 LOOKED_HOW = (
     "Bright is where the score of the named class comes from, in the first of the worst cases. A map is no proof: one "
     "that an untrained network gives too, or whose voxels matter no more than others, is said to be no reason."
+)
+UNSURE = "Where the model is unsure"
+UNSURE_HOW = (
+    "Entropy of the label probabilities, in the first of the worst cases: bright along a border is usual, bright in "
+    "whole regions, or dark over a mistake, is not. Where the model has several members or looks at mirrored views, "
+    "their disagreement is shown beside it: what more training data might resolve, while the rest lies in the image."
 )
 MAX_ROWS = 200
 TASKS = {"segment": "segmentation", "classify": "classification"}
@@ -51,9 +59,10 @@ def write_report(
     epochs: Sequence[Epoch] | None = None,
     worst: Sequence[Worst] = (),
     validation: Evaluation | None = None,
+    crossed: Crossed | None = None,
     warning: str = "",
 ) -> Path:
-    """Write ``report.html``, ``cases.csv``, ``summary.json``, ``evaluation.json``, ``figures/*.png``, ``viewer.html``.
+    """Write the page and viewer, ``cases.parquet`` and ``.csv``, ``summary.json``, ``evaluation.json`` and the figures.
 
     Parameters
     ----------
@@ -63,6 +72,9 @@ def write_report(
         From `worst_cases`, worst first; the viewer is written if there are any.
     validation : Evaluation
         Shown beside the test figures, never mixed with them.
+    crossed : Crossed
+        Of a model of several folds or seeds, in place of ``validation``; its cases are written too, as
+        ``cross_validation.csv``, and the spread of its trainings as ``spread.json``.
     warning : str
         Opens the page: why its figures are no independent test.
 
@@ -76,7 +88,13 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "summary.json", evaluation.summary.model_dump(mode="json"))
     write_record(folder / "evaluation.json", evaluation)
+    write_atomic(folder / CASES, lambda path: _plain(table).to_parquet(path, index=False))
     write_atomic(folder / "cases.csv", lambda path: _quoted(table).to_csv(path, index=False))
+    if crossed is not None:
+        validation = crossed.evaluation
+        write_record(folder / "spread.json", crossed.spread)
+        cases = _quoted(decided(crossed.table, dataset, validation.threshold))
+        write_atomic(folder / "cross_validation.csv", lambda path: cases.to_csv(path, index=False))
     pictures = charts | {f"worst_{number:02d}": item.picture for number, item in enumerate(worst, start=1)}
     for name, picture in pictures.items():
         write_atomic(folder / "figures" / f"{name}.png", partial(_write_bytes, picture.png))
@@ -91,7 +109,7 @@ def write_report(
         lead=f"{warning} {headline(evaluation, table, seen=bool(warning))}".strip(),
         facts=facts(evaluation, table, dataset),
         cards=cards(evaluation),
-        sections=_sections(evaluation, table, dataset, plan, charts, worst, validation, viewed),
+        sections=_sections(evaluation, table, dataset, plan, charts, worst, validation, viewed, crossed),
     )
 
 
@@ -103,12 +121,10 @@ def read_report(folder: Path) -> Judged:
     NotFound
         If the folder holds no finished report.
     """
-    for name in ("evaluation.json", "cases.csv"):
+    for name in ("evaluation.json", CASES):
         if not (folder / name).is_file():
             raise NotFound(f"{folder}: no {name} there; run the evaluation first")
-    text = dict.fromkeys(("case_id", "patient", "truth", "predicted", "conformal_set"), str)  # a class may be called 1
-    table = pd.read_csv(folder / "cases.csv", keep_default_na=False, na_values=[""], dtype=text).map(_unquoted)
-    return Judged(read_record(folder / "evaluation.json", Evaluation), table)
+    return Judged(read_record(folder / "evaluation.json", Evaluation), pd.read_parquet(folder / CASES))
 
 
 def _write_bytes(content: bytes, path: Path) -> None:
@@ -130,6 +146,7 @@ def _sections(
     worst: Sequence[Worst],
     validation: Evaluation | None,
     viewed: int,
+    crossed: Crossed | None = None,
 ) -> list[Section]:
     """Return the parts of the page, in reading order; a part with nothing in it is left out."""
     own = [picture for name, picture in charts.items() if name not in ("subgroups", "training")]
@@ -146,8 +163,10 @@ def _sections(
             tables=subgroup_tables(evaluation.subgroups),
             pictures=[charts["subgroups"]] if "subgroups" in charts else [],
         ),
+        *([spread_section(crossed.spread)] if crossed else []),
         _worst_section(table, worst, viewed),
         _looked_section(worst),
+        Section(UNSURE, [UNSURE_HOW], pictures=[item.uncertainty for item in worst if item.uncertainty]),
         Section("Training", pictures=[charts["training"]] if "training" in charts else []),
         Section("How the model was set up", tables=_plan_tables(plan)),
         Section("Limits and notes", notes=[*evaluation.notes, *_dataset_notes(dataset)]),
@@ -240,7 +259,7 @@ def _quoted(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _unquoted(value: object) -> object:
-    """Undo `_quoted` for one cell."""
-    quoted = isinstance(value, str) and value[:1] == "'" and value[1:].startswith(FORMULA_STARTS)
-    return value[1:] if quoted and isinstance(value, str) else value
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with one kind of value a column: catalogue columns that mix numbers and words become words."""
+    mixed = [name for name in table if len({type(value) for value in table[name].dropna()}) > 1]
+    return table.assign(**{str(name): table[name].map(str, na_action="ignore") for name in mixed})

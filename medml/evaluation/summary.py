@@ -12,7 +12,9 @@ from medml.evaluation.detection import RULE, froc_curve, lesion_metrics, lesions
 from medml.evaluation.names import foreground, label_keys
 from medml.evaluation.subgroups import Statistic, subgroup_table
 from medml.metrics.classification import youden_threshold
+from medml.metrics.conformal import coverage_interval
 from medml.metrics.intervals import MIN_PATIENTS, RESAMPLES, Interval, Resamples, weighted_auroc
+from medml.networks.package import Calibration
 from medml.records.dataset import Dataset
 from medml.records.report import Evaluation, Summary
 
@@ -30,6 +32,7 @@ def summarise(
     part: Literal["validation", "test"],
     *,
     threshold: float | None = None,
+    calibration: Calibration | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Average a table of cases, with 95 % intervals over patients, subgroups and notes.
@@ -41,6 +44,8 @@ def summarise(
     threshold : float
         Classifiers of two classes: "yes" is at least this probability of the positive class (the second label).
         None: chosen from the table if it is the validation part, else 0.5.
+    calibration : Calibration
+        The package's: what its conformal sets promise, and on how many patients.
     """
     done = scored(table)
     draws = Resamples(done["patient"].to_numpy(), seed=seed)
@@ -53,7 +58,7 @@ def summarise(
             threshold = choose_threshold(table, dataset)
         scores = class_scores(done, dataset.labels, multi_label=dataset.multi_label, threshold=threshold)
         intervals, counts = scores.metrics(draws) if len(done) else {"auroc": Interval(float("nan"))}, {}
-        intervals |= set_metrics(done, draws)
+        intervals |= set_metrics(done, draws, calibration if part == "test" else None)
         statistics, notes, threshold = _class_statistics(scores, draws), scores.notes(), scores.threshold
     audited = _with_size(done, dataset)
     columns = (*dataset.subgroups, *((SIZE,) if SIZE in audited else ()))
@@ -132,15 +137,23 @@ def _class_statistics(scores: ClassScores, draws: Resamples) -> list[Statistic]:
     return statistics
 
 
-def set_metrics(done: pd.DataFrame, draws: Resamples) -> dict[str, Interval]:
-    """Return how often the conformal set holds the truth, how large it is, and how often it names one class only."""
+def set_metrics(done: pd.DataFrame, draws: Resamples, calibration: Calibration | None = None) -> dict[str, Interval]:
+    """Return how often the conformal set holds the truth, how large it is, and how often it names one class only.
+
+    With the calibration also ``coverage_promised``, and the exact range in which the coverage of one test of this size
+    lies 95 times of 100 (beta-binomial).
+    """
     if "conformal_set" not in done or not len(done):
         return {}
     named = [str(value).split("; ") for value in done["conformal_set"]]
     held = np.array([truth in names for truth, names in zip(done["truth"], named, strict=True)])
     sizes = np.array([len(names) for names in named], dtype=float)
     everyone = np.ones(len(done), dtype=bool)
-    return {
+    promised = {}
+    if calibration is not None and calibration.patients:
+        chance = coverage_interval(calibration.patients, draws.patients, calibration.miss)
+        promised = {"coverage_promised": Interval(1 - calibration.miss, *chance)}
+    return promised | {
         "coverage": draws.ratio(held, everyone).interval(),
         "set_size": draws.mean(sizes).interval(),
         "certain": draws.ratio(sizes == 1, everyone).interval(),
@@ -180,7 +193,7 @@ def _with_size(done: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     low, high = np.quantile(volume, (1 / 3, 2 / 3))
     if not low < high:
         return done
-    names = [f"<= {low:.3g} mL", f"to {high:.3g} mL", f"> {high:.3g} mL"]
+    names = [f"<= {low:.3g} mL", f"{low:.3g} to {high:.3g} mL", f"> {high:.3g} mL"]
     return done.assign(**{SIZE: np.array(names)[np.digitize(volume, (low, high), right=True)]})
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from medml.evaluation.definitions import mask_definitions
 from medml.evaluation.names import foreground, label_keys
 from medml.evaluation.summary import TOLERANCE_MM, scored
 from medml.pages.content import Card, Cell, Table, Tone, Value, show
@@ -14,18 +15,29 @@ from medml.records.report import Evaluation, Subgroup
 
 Metrics = Mapping[str, float | None]
 CLASS_FIGURES = {
-    "auroc": ("AUROC", "how well probabilities rank cases; 0.5 is chance"),
-    "average_precision": ("Average precision", "area under precision against recall; chance is the prevalence"),
+    "auroc": ("AUROC", "how well probabilities rank cases, ties count half; 0.5 is chance; undefined with one class"),
+    "average_precision": (
+        "Average precision",
+        "step-wise area under precision against recall; chance is the prevalence; undefined without positives",
+    ),
     "sensitivity": ("Sensitivity", "share of positives that are found"),
     "specificity": ("Specificity", "share of negatives that are left alone"),
-    "precision": ("Precision (PPV)", "share of positive calls that are right, at this prevalence"),
+    "precision": (
+        "Precision (PPV)",
+        "share of positive calls that are right at this prevalence; undefined without",
+    ),
     "accuracy": ("Accuracy", "share of decisions that are right"),
     "balanced_accuracy": ("Balanced accuracy", "mean of sensitivity and specificity, or of recall over classes"),
     "f1": ("F1", "harmonic mean of precision and sensitivity"),
     "mcc": ("Matthews correlation", "-1 to 1; 0 is chance"),
     "brier": ("Brier score", "squared error of probabilities; lower is better"),
     "ece": ("Calibration error (ECE)", "gap of predicted and observed shares; lower is better"),
-    "coverage": ("Conformal coverage", "share of cases whose set of classes holds the truth; promised 0.900"),
+    "coverage": ("Conformal coverage", "share of cases whose set of classes holds the truth"),
+    "coverage_promised": (
+        "Coverage promised",
+        "and where the coverage of one test of this size lies 95 times of 100 if the promise is kept: exact "
+        "(beta-binomial over the patients of calibration and test), so a coverage below it breaks the promise",
+    ),
     "set_size": ("Conformal set size", "classes that cannot be ruled out, on average"),
     "certain": ("One class only", "share of cases whose set names a single class"),
 }
@@ -179,6 +191,7 @@ def _label_tables(evaluation: Evaluation, beside: Metrics | None) -> list[Table]
     columns = ["Structure", *(LABEL_FIGURES[figure] for figure in figures), "Missed", "False"]
     tables = [Table(columns, rows, "Mean over scans, below it the 95 % interval; missed and false count scans")]
     tables += _lesion_tables(metrics, {name: keys[value] for value, name in labels.items()})
+    tables.append(mask_definitions(list(metrics)))
     if beside:
         wanted = ["dice_mean", *(f"dice_{keys[value]}" for value in labels)]
         names = ["Mean Dice", *(f"Dice {name}" for name in labels.values())]

@@ -18,8 +18,10 @@ from medml.evaluation.summary import scored
 from medml.evaluation.viewed import viewer_case
 from medml.geometry import spacing_of
 from medml.pages.content import Picture
+from medml.pages.heat import uncertainty_picture
 from medml.pages.overlays import overlay_png
 from medml.pages.viewer import ViewerCase
+from medml.records.batch import Prediction
 from medml.records.dataset import Case, Dataset
 from medml.records.scan import Volume
 
@@ -34,12 +36,15 @@ class Worst:
     ----------
     explanation : Picture or str or None
         What the model looked at, or why that cannot be shown; None where nobody asked.
+    uncertainty : Picture or None
+        Where a segmenter is unsure.
     """
 
     case_id: str
     picture: Picture
     viewed: ViewerCase
     explanation: Picture | str | None = None
+    uncertainty: Picture | None = None
 
 
 def worst_first(table: pd.DataFrame) -> pd.DataFrame:
@@ -74,26 +79,35 @@ def worst_cases(
     threshold : float
         Two classes: the threshold of the evaluation, so that mistakes are those that it counts.
     explain : callable
-        Draws what a classifier looked at, of a case's id and volume; asked for the first ``n_explained`` cases.
+        Draws what a classifier looked at, of a case's id and volume.
+    n_explained : int
+        Of how many cases it is asked, and of how many a segmenter's uncertainty is drawn.
     """
     cases = {case.case_id: case for case in dataset.cases}
     rows = worst_first(decided(table, dataset, threshold))
     if "dice" in rows:
         rows = rows[rows["dice"].notna()]
     worst = [{str(k): v for k, v in row.items()} for row in rows.head(n).to_dict("records")]
-    asked = explain if dataset.task == "classify" else None
     return [
-        _worst(row, cases[row["case_id"]], predictor, dataset, scans, asked if number < n_explained else None)
+        _worst(row, cases[row["case_id"]], predictor, dataset, scans, explain, closely=number < n_explained)
         for number, row in enumerate(worst)
     ]
 
 
 def _worst(
-    row: Mapping[str, Any], case: Case, predictor: Predicts, dataset: Dataset, scans: Path, explain: Explains | None
+    row: Mapping[str, Any],
+    case: Case,
+    predictor: Predicts,
+    dataset: Dataset,
+    scans: Path,
+    explain: Explains | None,
+    *,
+    closely: bool,
 ) -> Worst:
     volume, reference = read_case(case, scans)
     segments = dataset.task == "segment"
-    mask = predictor.predict(volume).mask if segments else None
+    prediction = predictor.predict(volume, detailed=closely) if segments else Prediction()
+    mask = prediction.mask
     caption = _dice_caption(row) if segments else _class_caption(row, dataset.labels)
     picture = _draw(row, case, volume, mask, reference if segments else None, dataset, caption)
     viewed = viewer_case(
@@ -105,7 +119,9 @@ def _worst(
         labels=dataset.labels,
         modality=dataset.modality,
     )
-    return Worst(case.case_id, picture, viewed, None if explain is None else _explained(explain, case, volume))
+    explanation = _explained(explain, case, volume) if explain and closely and not segments else None
+    unsure = uncertainty_picture(volume, prediction, name=case.case_id, modality=dataset.modality)
+    return Worst(case.case_id, picture, viewed, explanation, unsure)
 
 
 def _draw(
@@ -147,6 +163,6 @@ def _dice_caption(row: Mapping[str, Any]) -> str:
 
 def _class_caption(row: Mapping[str, Any], labels: Mapping[int, str]) -> str:
     names = {name: f"prob_{label_keys(labels)[value]}" for value, name in labels.items()}
-    shown = ", ".join(f"{name} {row[column]:.2f}" for name, column in names.items()) if len(names) <= 4 else ""
+    shown = ", ".join(f"P({name}) {row[column]:.2f}" for name, column in names.items()) if len(names) <= 4 else ""
     truth, said = row["truth"] or "none", row["predicted"] or "none"
     return f"{row['case_id']}. Truth: {truth}. Predicted: {said}. {shown}".strip()

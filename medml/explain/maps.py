@@ -16,6 +16,7 @@ from medml.errors import ConfigError
 from medml.explain.subject import Subject
 
 FINEST_SIDE = 7  # voxels a layer must keep along each side for its map to say where
+COARSEST_MAP = 5  # voxels a side; fewer say nothing about where
 STEPS = 24
 PLACED = (nn.Conv2d, nn.Conv3d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 OCCLUDED_SHARE = 4  # an occluding block is a quarter of the image along each axis: a piece of a lesion proves nothing
@@ -88,7 +89,7 @@ def explain_map(subject: Subject, method: str) -> np.ndarray:
 
 
 def cam_layer(subject: Subject) -> str:
-    """Return the name of the deepest layer that still tells places apart: at least seven voxels a side.
+    """Return the name of the deepest layer that still tells places apart: at least seven voxels a side, if any has.
 
     For segmenters that is the bottleneck, where the whole window is seen.
     """
@@ -111,8 +112,9 @@ def cam_layer(subject: Subject) -> str:
         subject.network(subject.image)
     for handle in handles:
         handle.remove()
-    fine = [(name, side) for name, side in seen if side >= min(FINEST_SIDE, min(subject.image.shape[2:]))]
-    if not fine:
+    finest = max((side for _, side in seen), default=0)
+    fine = [(name, side) for name, side in seen if side >= min(FINEST_SIDE, finest)]
+    if finest < min(COARSEST_MAP, min(subject.image.shape[2:]) // 2):
         raise ConfigError("the network has no layer that keeps places apart; use occlusion or integrated_gradients")
     coarsest = min(side for _, side in fine)
     return f"network.{[name for name, side in fine if side == coarsest][-1]}"

@@ -15,8 +15,9 @@ from medml.explain.subject import Subject, subject_of
 from medml.geometry import spacing_of
 from medml.networks.predictor import Predictor
 from medml.pages.content import Card, Cell, Picture, Section, Table, Value, show
-from medml.pages.heat import heat_png, layers_png
+from medml.pages.heat import heat_png, layers_png, uncertainty_picture
 from medml.pages.shell import render
+from medml.records.batch import Prediction
 from medml.records.scan import Volume
 
 METHODS = ("gradcam", "occlusion", "integrated_gradients")
@@ -31,6 +32,11 @@ HOW = (
     "image. Fresh weights: the same network untrained must give another map (rank correlation at most 0.5 either way). "
     "Deletion and insertion: the class's mean probability while voxels are set to the image's mean, or shown, in the "
     "map's order; deletion should be lower and insertion higher than in random order."
+)
+
+UNSURE = (
+    "Entropy of the label probabilities. Where the model has several members or looks at mirrored views, their "
+    "disagreement is shown beside it: what more training data might resolve, while the rest lies in the image."
 )
 
 
@@ -62,7 +68,9 @@ def explain_scan(
     label = subject.plan.labels[subject.target]
     maps = {method: explain_map(subject, method) for method in methods}
     checks = {method: check_map(subject, method, values) for method, values in maps.items()}
-    share = float(subject.probability(subject.image))
+    said = predictor.predict(volume, detailed=True)
+    share = _share(subject, said)
+    unsure = uncertainty_picture(volume, said, name=name, modality=subject.plan.modality)
     page = render(
         "page.html",
         folder / "explanation.html",
@@ -72,6 +80,7 @@ def explain_scan(
         cards=[_card(TITLES[method], found) for method, found in checks.items()],
         sections=[
             Section("What mattered", [HOW], [_table(checks)], [map_picture(volume, subject, maps)]),
+            *([Section("Where the model is unsure", [UNSURE], pictures=[unsure])] if unsure else []),
             Section(
                 "Layer by layer",
                 ["From edges over shapes to parts: each row is a deeper layer, which sees more of the image at once."],
@@ -107,9 +116,16 @@ def checked_picture(name: str, volume: Volume, *, predictor: Predictor, method: 
     checks = check_map(subject, method, values)
     verdict = "passes its checks" if checks.believable else f"do not rely on it: {_why(checks)}"
     picture = map_picture(volume, subject, {method: values})
-    share = float(subject.probability(subject.image))
+    share = _share(subject, predictor.predict(volume))
     caption = f"{name}, {subject.plan.labels[subject.target]} {share:.2f}. {TITLES[method]}: {verdict}."
     return replace(picture, caption=caption)
+
+
+def _share(subject: Subject, said: Prediction) -> float:
+    """Return the probability that the model gives to what is explained: a class's as it is reported, calibrated."""
+    if said.probabilities is None:
+        return float(subject.probability(subject.image))
+    return float(said.probabilities[subject.target])
 
 
 def _layers(subject: Subject) -> Picture:

@@ -71,6 +71,12 @@ def read_label_picture(path: Path, *, limits: Limits = PICTURE_LIMITS) -> tuple[
     return _volume(pixels)
 
 
+def read_pixels(picture: bytes) -> np.ndarray:
+    """Return one of our own pictures, PNG or JPEG, as (rows, columns, 3), uint8."""
+    with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def jpeg_bytes(pixels: np.ndarray, *, quality: int = 85) -> bytes:
     """Return pixels (rows, columns) or (rows, columns, 3), uint8, as a JPEG: for previews, never for data."""
     buffer = io.BytesIO()

@@ -20,7 +20,7 @@ REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
 PROBABILITY = Code("PROBABILITY", PRIVATE_SCHEME, "Probability of the class")
 ONE = Code("1", "UCUM", "no units")
-MILLILITRE = Code("ml", "UCUM", "milliliter")
+MILLILITRE = Code("mL", "UCUM", "milliliter")
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PROCEDURES = {
     "CT": Code("77477000", "SCT", "Computed tomography"),

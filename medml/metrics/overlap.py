@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medml.metrics.boxes import foreground_box, joined
+
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
@@ -61,26 +63,32 @@ def overlap(prediction: np.ndarray, reference: np.ndarray) -> Overlap:
     """Count the voxels of two boolean masks of one shape."""
     prediction, reference = np.asarray(prediction, dtype=bool), np.asarray(reference, dtype=bool)
     _same_shape(prediction, reference)
-    return Overlap(int(prediction.sum()), int(reference.sum()), int((prediction & reference).sum()))
+    counts = (np.count_nonzero(mask) for mask in (prediction, reference, prediction & reference))
+    return Overlap(*map(int, counts))
 
 
 def overlaps(prediction: np.ndarray, reference: np.ndarray, labels: list[int]) -> dict[int, Overlap]:
-    """Count every label of two label masks in one pass over what is not background.
+    """Count every label of two label masks in one pass over the box of what is not background.
 
     Parameters
     ----------
-    prediction, reference : ndarray of one shape, unsigned integers
+    prediction, reference : ndarray of one shape (I, J, K), unsigned integers
         Label values; 0 is background.
     labels : list of int
         The foreground labels wanted; other values count for none of them.
     """
     _same_shape(prediction, reference)
-    inside = (prediction != 0) | (reference != 0)
-    pairs = prediction[inside].astype(np.intp), reference[inside].astype(np.intp)
-    size = max(int(pairs[0].max(initial=0)), int(pairs[1].max(initial=0)), *labels, 0) + 1
-    table = np.bincount(pairs[0] * size + pairs[1], minlength=size * size).reshape(size, size)
+    size = max(int(prediction.max(initial=0)), int(reference.max(initial=0)), *labels, 0) + 1
+    flat = np.zeros(size * size, dtype=np.intp)
+    boxes = [box for mask in (prediction, reference) if (box := foreground_box(mask)) is not None]
+    if boxes:
+        box = joined(boxes, prediction.shape)
+        # Plane by plane: the pairs of values of all voxels at once would take 8 bytes each.
+        for one, other in zip(prediction[box], reference[box], strict=True):
+            flat += np.bincount((one.astype(np.intp) * size + other).ravel(), minlength=size * size)
+    pairs = flat.reshape(size, size)
     return {
-        label: Overlap(int(table[label].sum()), int(table[:, label].sum()), int(table[label, label]))
+        label: Overlap(int(pairs[label].sum()), int(pairs[:, label].sum()), int(pairs[label, label]))
         for label in labels
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ def build_network(plan: Plan) -> nn.Module:
         For an unknown name, an option the network does not have, or an input size it cannot take.
     """
     arguments = network_arguments(plan)
+    NETWORKS[plan.task][plan.network].check(plan)
     with torch.device("meta"):
         draft = _construct(plan, arguments)
     _check_fit(draft, plan)
@@ -56,11 +59,16 @@ def network_arguments(plan: Plan) -> dict[str, Any]:
 
 
 def network_target(plan: Plan) -> str:
-    """Return the name of the class in ``monai.networks.nets`` that `build_network` builds."""
+    """Return the ``_target_`` of the bundle: a class of ``monai.networks.nets``, or one in the bundle's ``scripts``."""
     return NETWORKS[plan.task][plan.network].target
 
 
-def run_network(network: nn.Module, batch: torch.Tensor, plan: Plan) -> Any:
+def network_script(plan: Plan) -> Path | None:
+    """Return the file of a network of our own, which its bundle carries along; None for MONAI's."""
+    return NETWORKS[plan.task][plan.network].script
+
+
+def run_network(network: Callable[[torch.Tensor], Any], batch: torch.Tensor, plan: Plan) -> Any:
     """Run a batch (B, C, I, J, K) and return logits: (B, L, I, J, K) of a segmenter, (B, L) of a classifier.
 
     The only place where the slice axis of 2D plans is dropped and put back. While training, a DynUNet with deep

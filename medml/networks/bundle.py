@@ -6,34 +6,42 @@ from importlib.metadata import version as installed_version
 from typing import Any
 
 from medml.networks.build import network_arguments, network_target
+from medml.networks.ensemble import views
 from medml.records.plan import Normalisation, Plan
 from medml.transforms.preprocessing import foreground_threshold
 
 WINDOW_BATCH = 4
+REQUIRED = ("nibabel", "einops", "scipy", "scikit-image")  # beside MONAI and torch; the last for the largest component
 Step = dict[str, Any]
 
 
-def inference_config(plan: Plan, temperature: float = 1.0) -> dict[str, Any]:
+def inference_config(plan: Plan, temperature: float = 1.0, *, members: int = 1) -> dict[str, Any]:
     """Return ``configs/inference.json``: one NIfTI (or one per channel) in; a mask or class probabilities out.
 
     ``python -m monai.bundle run --config_file configs/inference.json --input scan.nii.gz --output_dir out``, in the
-    package's folder. Test-time flips of the plan are left out, as MONAI has no inferer for them.
+    package's folder. Probabilities of ``members`` networks and of the plan's mirrored views are averaged as
+    `medml.networks.ensemble.Ensemble` does it.
     """
-    network = "lambda batch: @network(batch)[0]" if network_target(plan) == "ViT" else "@network"
+    network = {"_target_": network_target(plan), **network_arguments(plan)}
     shared = {
         "imports": ["$import json", "$import torch", "$from pathlib import Path"],
         "bundle_root": ".",
         "input": "image.nii.gz",
         "output_dir": "output",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": network_target(plan), **network_arguments(plan)},
-        "weights": "$@network_def.load_state_dict(torch.load("
-        "str(Path(@bundle_root) / 'models' / 'model.pt'), map_location='cpu', weights_only=True))",
-        "network": "$@network_def.to(@device).eval()",
+        "network_def": network,
+        **{f"network_def_{number}": network for number in range(2, members + 1)},
+        "networks": ["@network_def", *(f"@network_def_{number}" for number in range(2, members + 1))],
+        "files": ["model.pt", *(f"model_{number}.pt" for number in range(2, members + 1))],
+        "weights": "$[network.load_state_dict(torch.load(str(Path(@bundle_root) / 'models' / file), "
+        "map_location='cpu', weights_only=True)) for network, file in zip(@networks, @files)]",
+        "network": "$[network.to(@device).eval() for network in @networks]",
+        "views": [list(axes) for axes in views(plan.tta_flips)],
+        "answer": _answer(plan, members),
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(plan)},
         "data": "$@preprocessing({'image': @input})",
         "inferer": _inferer(plan),
-        "logits": f"$torch.no_grad()(lambda: @inferer(@data['image'][None].to(@device), {network}))()[0].cpu()",
+        "logits": "$torch.no_grad()(lambda: @inferer(@data['image'][None].to(@device), @answer))()[0].cpu()",
     }
     return shared | (_segment(plan) if plan.task == "segment" else _classify(plan, temperature))
 
@@ -51,7 +59,7 @@ def metadata(plan: Plan, *, name: str, version: str, terms: str) -> dict[str, An
         "monai_version": installed_version("monai"),
         "pytorch_version": installed_version("torch").partition("+")[0],
         "numpy_version": installed_version("numpy"),
-        "required_packages_version": {part: installed_version(part) for part in ("nibabel", "einops", "scipy")},
+        "required_packages_version": {part: installed_version(part) for part in REQUIRED},
         "supported_apps": {},
         "task": f"{plan.modality} {'segmentation' if segment else 'classification'}",
         "description": f"{plan.network} to {plan.task} {', '.join(plan.labels.values())}; research use only",
@@ -87,6 +95,22 @@ def metadata(plan: Plan, *, name: str, version: str, terms: str) -> dict[str, An
     }
 
 
+def _answer(plan: Plan, members: int) -> str:
+    """Return the expression that asks the networks: the MONAI counterpart of `Ensemble.forward`."""
+    scores = "network(batch)[0]" if network_target(plan) == "ViT" else "network(batch)"
+    if members == 1 and not plan.tta_flips:
+        return f"$(lambda network: lambda batch: {scores})(@network[0])"
+    back = "torch.flip(scores, axes)" if plan.task == "segment" else "scores"
+    one = f"(lambda scores, axes: {back})((lambda batch: {scores})(torch.flip(batch, axes)), axes)"
+    every = f"torch.stack([{one} for network in networks for axes in views])"
+    if plan.multi_label:
+        log = "torch.nn.functional.logsigmoid"
+        mean = f"(lambda all: {log}(all).logsumexp(0) - {log}(-all).logsumexp(0))({every})"
+    else:
+        mean = f"{every}.log_softmax(2).logsumexp(0)"
+    return f"$(lambda networks, views: lambda batch: {mean})(@network, @views)"
+
+
 def _preprocessing(plan: Plan) -> list[Step]:
     """Return the MONAI counterpart of `medml.transforms.preprocessing.preprocess`, step by step."""
     steps: list[Step] = [
@@ -99,7 +123,7 @@ def _preprocessing(plan: Plan) -> list[Step]:
                 "_target_": "CropForegroundd",
                 "keys": "image",
                 "source_key": "image",
-                "select_fn": f"$lambda x: x > {foreground_threshold(plan)}",
+                "select_fn": f"$lambda x: x > {foreground_threshold(plan.modality)}",
                 "allow_smaller": True,
             }
         )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from monai.networks.nets.densenet import DenseNet121
 from monai.networks.nets.efficientnet import EfficientNetBN
 from monai.networks.nets.resnet import resnet18, resnet34, resnet50
+from monai.networks.nets.senet import SEResNet50
 from monai.networks.nets.vit import ViT
 
-from medml.networks.recipe import Recipe, given, input_shape
+from medml.networks.recipe import Recipe, given, input_shape, own
+from medml.networks.slice_sequence import SliceSequence
 from medml.records.plan import Plan
+
+DENSE_BLOCKS = (6, 12, 24, 16)
+SMALL_STEM_SIDE = 64
 
 
 class VisionTransformer(ViT):
@@ -34,18 +40,63 @@ def _resnet(plan: Plan) -> dict[str, Any]:
 
 
 def _densenet(plan: Plan) -> dict[str, Any]:
-    return given(plan) | {"pretrained": False}
+    return given(plan) | {"pretrained": False, "block_config": _dense_blocks(min(input_shape(plan)))}
 
 
-def _efficientnet(plan: Plan) -> dict[str, Any]:
+def _dense_blocks(shortest: int) -> tuple[int, ...]:
+    """Return the dense blocks of DenseNet-121 that an input has room for.
+
+    The stem halves twice, each of the pools between the blocks once more: an image of 28 voxels is down to one before
+    the fourth block, which is left out then.
+    """
+    side = (shortest + 1) // 2
+    side = (side + 1) // 2
+    count = 1
+    while count < len(DENSE_BLOCKS) and side >= 2:
+        side, count = side // 2, count + 1
+    return DENSE_BLOCKS[:count]
+
+
+def _efficientnet(name: str) -> Callable[[Plan], dict[str, Any]]:
+    def defaults(plan: Plan) -> dict[str, Any]:
+        inputs = given(plan)
+        return {
+            "model_name": name,
+            "pretrained": False,
+            "spatial_dims": inputs["spatial_dims"],
+            "in_channels": inputs["in_channels"],
+            "num_classes": inputs["out_channels"],
+        }
+
+    return defaults
+
+
+def _seresnet(plan: Plan) -> dict[str, Any]:
     inputs = given(plan)
     return {
-        "model_name": "efficientnet-b0",
-        "pretrained": False,
         "spatial_dims": inputs["spatial_dims"],
         "in_channels": inputs["in_channels"],
         "num_classes": inputs["out_channels"],
     }
+
+
+def _slice_sequence(plan: Plan) -> dict[str, Any]:
+    asked: Any = plan.network_options.get("axis")
+    axis = slice_axis(plan) if asked is None else int(asked)
+    plane = [side for number, side in enumerate(input_shape(plan)) if number != axis]
+    stem: dict[str, Any] = {}
+    if max(plane) <= SMALL_STEM_SIDE:
+        stem = {"conv1_t_size": 3, "conv1_t_stride": 1, "no_max_pool": True}
+    inputs = given(plan)
+    return {"in_channels": inputs["in_channels"], "out_channels": inputs["out_channels"], "axis": axis} | stem
+
+
+def slice_axis(plan: Plan) -> int:
+    """Return the axis along which the slices lie: the coarsest spacing, or the fewest voxels where there is none."""
+    if plan.spacing_mm is not None:
+        return plan.spacing_mm.index(max(plan.spacing_mm))
+    shape = input_shape(plan)
+    return min(range(len(shape)), key=lambda axis: (shape[axis], -axis))
 
 
 def _vit(plan: Plan) -> dict[str, Any]:
@@ -80,7 +131,24 @@ CLASSIFIERS = {
     "densenet121": Recipe(
         "DenseNet121", DenseNet121, _densenet, ("init_features", "growth_rate", "block_config", "dropout_prob", "norm")
     ),
-    "efficientnet-b0": Recipe("EfficientNetBN", EfficientNetBN, _efficientnet, ("norm",)),
+    **{
+        name: Recipe("EfficientNetBN", EfficientNetBN, _efficientnet(name), ("norm",))
+        for name in (f"efficientnet-b{size}" for size in range(8))
+    },
+    # For small images: input_3x3=True has three small kernels in place of one of 7.
+    "seresnet50": Recipe(
+        "SEResNet50",
+        SEResNet50,
+        _seresnet,
+        ("layers", "reduction", "dropout_prob", "inplanes", "downsample_kernel_size", "input_3x3"),
+    ),
+    "slice_sequence": Recipe(
+        own(SliceSequence),
+        SliceSequence,
+        _slice_sequence,
+        ("axis", "widen_factor", "conv1_t_size", "conv1_t_stride", "no_max_pool", "hidden", "pooling", "dropout"),
+        dims=(3,),
+    ),
     "vit": Recipe(
         "ViT",
         VisionTransformer,

@@ -99,17 +99,30 @@ def fit_network(state: Mapping[str, torch.Tensor], plan: Plan, *, axes: tuple[in
     """
     network = build_network(plan)
     expected = network.state_dict()
-    plain = _nnunet_names(_without_prefix(state, expected))
-    if axes is not None:
-        if sorted(axes) != list(range(plan.dims)):
-            raise ConfigError(
-                f"axes {axes}: expected an order of {tuple(range(plan.dims))}, as the plan has {plan.dims}D"
-            )
-        plain = {key: _turned(value, axes) for key, value in plain.items()}
-    plain = _with_aliases(plain, expected)
+    if axes is not None and sorted(axes) != list(range(plan.dims)):
+        raise ConfigError(f"axes {axes}: expected an order of {tuple(range(plan.dims))}, as the plan has {plan.dims}D")
+    plain = fitting_names(state, expected, axes=axes)
     _check(plain, expected, plan)
     network.load_state_dict(plain)
     return network.eval()
+
+
+def fitting_names(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], *, axes: tuple[int, ...] | None = None
+) -> State:
+    """Return foreign weights under a network's own names, as far as they are known; shapes are not looked at.
+
+    Parameters
+    ----------
+    expected : mapping
+        The network's state dict.
+    axes : tuple of int
+        As in `fit_network`.
+    """
+    plain = _nnunet_names(_without_prefix(state, expected))
+    if axes is not None:
+        plain = {key: _turned(value, axes) for key, value in plain.items()}
+    return _with_aliases(plain, expected)
 
 
 def _read_torch(path: Path) -> Mapping[str, object]:

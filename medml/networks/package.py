@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import platform
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -16,14 +18,16 @@ from torch import nn
 
 from medml.errors import ConfigError, NotFound, Refusal
 from medml.io.files import read_record, sha256_file, sync_path, temporary_path, write_json, write_record, write_text
-from medml.networks.build import build_network, network_shapes
+from medml.networks.build import build_network, network_script, network_shapes
 from medml.networks.bundle import inference_config, metadata
 from medml.records.plan import Plan
 from medml.records.record import Record
 
 WEIGHTS = "models/model.pt"
-BEHAVIOUR = (WEIGHTS, "plan.json", "labels.json", "calibration.json")
+BEHAVIOUR = ("plan.json", "labels.json", "calibration.json")
 SEALED = (*BEHAVIOUR, "configs/inference.json", "configs/metadata.json")
+_SCRIPT = re.compile(r"scripts/\w+\.py")
+Weights = nn.Module | Mapping[str, torch.Tensor]
 
 LICENCE = """\
 Model weights for research use only. Not a medical device; not for clinical decisions.
@@ -47,6 +51,8 @@ class Calibration(Record):
     quantile : float or None
         Classifiers of one class a case: classes with 1 - probability up to it make the conformal set. None: no promise
         (too few patients, or a package from before).
+    patients : int
+        How many the quantile rests on; 0: not recorded.
     outer : dict
         Segmenters: label value to the probability from which voxels make its outer mask, which on average holds all
         but ``miss`` of the structure.
@@ -56,6 +62,7 @@ class Calibration(Record):
     threshold: float | None = None
     miss: float = 0.1
     quantile: float | None = None
+    patients: int = 0
     outer: dict[int, float] = {}
 
 
@@ -84,6 +91,8 @@ class Package:
     ----------
     network : nn.Module
         With its trained weights, on the CPU, in evaluation mode.
+    others : tuple of nn.Module
+        The further members of an ensemble.
     digest : str
         sha256 over weights, plan, labels and calibration: names the model's behaviour.
     sources : dict
@@ -100,11 +109,17 @@ class Package:
     environment: dict[str, str]
     digest: str
     network: nn.Module
+    others: tuple[nn.Module, ...] = ()
+
+    @property
+    def members(self) -> tuple[nn.Module, ...]:
+        """All networks; their probabilities are averaged."""
+        return (self.network, *self.others)
 
 
 def write_package(
     folder: Path,
-    network: nn.Module,
+    network: Weights | Sequence[Weights],
     plan: Plan,
     labels: Mapping[int, str],
     calibration: Calibration,
@@ -119,8 +134,8 @@ def write_package(
 
     Parameters
     ----------
-    network : nn.Module
-        As `build_network` made it (not compiled or wrapped), trained.
+    network : nn.Module, state dict, or a sequence of them
+        As `build_network` made it (not compiled or wrapped), trained. Several make an ensemble: of folds, of seeds.
     card : str
         The model card, Markdown.
     digests : mapping
@@ -135,10 +150,11 @@ def write_package(
     """
     if dict(labels) != plan.labels:
         raise ConfigError(f"the package's labels {dict(labels)} are not those of its plan, {plan.labels}")
-    _check_shapes(network.state_dict(), plan, WEIGHTS)
+    members = _states_of(network, plan)
     partial = temporary_path(folder)
     try:
-        _write_files(partial, network, plan, calibration, card)
+        _write_files(partial, members, plan, calibration, card)
+        scripts = _write_scripts(partial, plan)
         write_json(partial / "configs" / "metadata.json", metadata(plan, name=name, version=version, terms=terms))
         write_text(partial / "LICENSE", LICENCE.format(terms=terms))
         seal = Seal(
@@ -146,7 +162,7 @@ def write_package(
             version=version,
             sources=dict(digests),
             environment=_environment(),
-            files={path: sha256_file(partial / path) for path in SEALED},
+            files={path: sha256_file(partial / path) for path in (*members, *SEALED, *scripts)},
         )
         write_record(partial / "digests.json", seal)
         _put_in_place(partial, folder)
@@ -167,10 +183,7 @@ def load_package(folder: Path) -> Package:
     """
     seal = _verified_seal(folder)
     plan = read_record(folder / "plan.json", Plan)
-    network = build_network(plan)
-    state = _read_weights(folder / WEIGHTS)
-    _check_shapes(state, plan, WEIGHTS)
-    network.load_state_dict(state)
+    network, *others = (_load_member(folder, path, plan) for path in _members_of(seal))
     return Package(
         folder=folder,
         name=seal.name,
@@ -181,8 +194,31 @@ def load_package(folder: Path) -> Package:
         sources=seal.sources,
         environment=seal.environment,
         digest=_digest_of(seal),
-        network=network.eval(),
+        network=network,
+        others=tuple(others),
     )
+
+
+def copy_package(folder: Path, out: Path) -> Path:
+    """Copy a package, after checking its files; the copy appears whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        If ``out`` is there already and not an empty folder.
+    """
+    _verified_seal(folder)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: is there already; name a new or empty folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary_path(out)
+    try:
+        shutil.copytree(folder, partial)
+        _verified_seal(partial)
+        _put_in_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
 
 
 def package_digest(folder: Path) -> str:
@@ -190,29 +226,77 @@ def package_digest(folder: Path) -> str:
     return _digest_of(_verified_seal(folder))
 
 
-def _write_files(partial: Path, network: nn.Module, plan: Plan, calibration: Calibration, card: str) -> None:
+def _states_of(network: Weights | Sequence[Weights], plan: Plan) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Return the state dict of each member under the name of its file, after checking its shapes."""
+    given = [network] if isinstance(network, (nn.Module, Mapping)) else list(network)
+    if not given:
+        raise ConfigError("a package needs the weights of at least one network, found none")
+    states = {}
+    for path, weights in zip(_member_paths(), given, strict=False):
+        states[path] = weights.state_dict() if isinstance(weights, nn.Module) else weights
+        _check_shapes(states[path], plan, path)
+    return states
+
+
+def _member_paths() -> Iterator[str]:
+    yield WEIGHTS
+    yield from (f"models/model_{number}.pt" for number in itertools.count(2))
+
+
+def _members_of(seal: Seal) -> list[str]:
+    """Return the files of weights that the seal names; the first one always."""
+    return [WEIGHTS, *itertools.takewhile(seal.files.__contains__, itertools.islice(_member_paths(), 1, None))]
+
+
+def _load_member(folder: Path, path: str, plan: Plan) -> nn.Module:
+    state = _read_weights(folder / path)
+    _check_shapes(state, plan, path)
+    network = build_network(plan)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _write_files(
+    partial: Path, members: Mapping[str, Mapping[str, torch.Tensor]], plan: Plan, calibration: Calibration, card: str
+) -> None:
     for part in ("configs", "models", "docs"):
         (partial / part).mkdir(parents=True)
-    torch.save(_plain_state(network), partial / WEIGHTS)
-    sync_path(partial / WEIGHTS)
+    for path, state in members.items():
+        torch.save(_plain_state(state), partial / path)
+        sync_path(partial / path)
     write_record(partial / "plan.json", plan)
     write_record(partial / "labels.json", Labels(labels=plan.labels, multi_label=plan.multi_label))
     write_record(partial / "calibration.json", calibration)
-    write_json(partial / "configs" / "inference.json", inference_config(plan, calibration.temperature))
+    write_json(
+        partial / "configs" / "inference.json", inference_config(plan, calibration.temperature, members=len(members))
+    )
     write_text(partial / "docs" / "README.md", card)
 
 
+def _write_scripts(partial: Path, plan: Plan) -> list[str]:
+    """Put the file of a network of our own where ``python -m monai.bundle`` finds it; `load_package` never runs it."""
+    script = network_script(plan)
+    if script is None:
+        return []
+    (partial / "scripts").mkdir()
+    paths = {f"scripts/{script.name}": script.read_text(encoding="utf-8"), "scripts/__init__.py": ""}
+    for path, text in paths.items():
+        write_text(partial / path, text)
+    return list(paths)
+
+
 def _digest_of(seal: Seal) -> str:
-    text = "\n".join(f"{path} {seal.files[path]}" for path in BEHAVIOUR)
+    text = "\n".join(f"{path} {seal.files[path]}" for path in (*_members_of(seal), *BEHAVIOUR))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _verified_seal(folder: Path) -> Seal:
-    for path in ("digests.json", *SEALED):
-        if not (folder / path).is_file():
-            raise NotFound(f"{folder}: not a whole model package, {path} is missing; train or download it again")
+    for path in ("digests.json", WEIGHTS, *SEALED):
+        _check_there(folder, path)
     seal = read_record(folder / "digests.json", Seal)
-    for path in SEALED:
+    scripts = [path for path in seal.files if _SCRIPT.fullmatch(path)]
+    for path in (*_members_of(seal), *SEALED, *scripts):
+        _check_there(folder, path)
         found, expected = sha256_file(folder / path), seal.files.get(path, "none")
         if found != expected:
             raise Refusal(
@@ -220,6 +304,11 @@ def _verified_seal(folder: Path) -> Seal:
                 f"{folder / path}: sha256 {found}, expected {expected}; the file changed after the model was packaged",
             )
     return seal
+
+
+def _check_there(folder: Path, path: str) -> None:
+    if not (folder / path).is_file():
+        raise NotFound(f"{folder}: not a whole model package, {path} is missing; train or download it again")
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -246,11 +335,11 @@ def _check_shapes(state: Mapping[str, torch.Tensor], plan: Plan, name: str) -> N
         )
 
 
-def _plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
+def _plain_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the state dict on the CPU; entries that share memory (DynUNet's skip layers) go on sharing it."""
     copies: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
     plain = {}
-    for key, value in network.state_dict().items():
+    for key, value in state.items():
         place = (value.data_ptr(), tuple(value.shape))
         if place not in copies or value.numel() == 0:
             copies[place] = value.detach().to("cpu").contiguous()

@@ -39,6 +39,13 @@ def choose_device(requested: str = "auto") -> torch.device:
     return device
 
 
+def choose_devices(requested: str = "auto") -> tuple[str, ...]:
+    """Return the devices that several trainings can share out among them: with "auto" every GPU there is."""
+    if requested == "auto" and torch.cuda.is_available():
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    return (str(choose_device(requested)),)
+
+
 def choose_precision(device: torch.device, requested: str = "auto") -> Precision:
     """Return the arithmetic for "auto": bf16 where the hardware has it, else fp16 on CUDA and fp32 on the CPU.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -11,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.inferers.utils import sliding_window_inference
+from torch import nn
 
 from medml.errors import ConfigError, MedmlError
 from medml.networks.build import run_network
+from medml.networks.ensemble import Ensemble, entropy_of
 from medml.networks.package import Package, load_package
 from medml.networks.precision import Precision, autocast, choose_device, choose_precision
 from medml.networks.recipe import input_shape
 from medml.records.batch import Prediction
 from medml.records.scan import Volume
 from medml.transforms.postprocessing import keep_largest
-from medml.transforms.preprocessing import best_label, preprocess, restore, restore_probabilities
+from medml.transforms.preprocessing import best_label, preprocess, restore, restore_probabilities, restore_values
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,18 @@ class Predictor:
         wrong = [axis for axis in self.plan.tta_flips if not 0 <= axis < self.plan.dims]
         if wrong:
             raise ConfigError(f"the plan's tta_flips name axis {wrong[0]}; a {self.plan.dims}D network has none such")
-        self.network = self.package.network.to(self.device).eval()
+        self.ensemble = Ensemble(
+            self.package.members,
+            flips=self.plan.tta_flips,
+            per_voxel=self.plan.task == "segment",
+            multi_label=self.plan.multi_label,
+        )
+        self.ensemble.to(self.device).eval()
+
+    @property
+    def network(self) -> nn.Module:
+        """The first member alone, which explanations look into."""
+        return self.package.network
 
     def predict(self, volume: Volume, *, detailed: bool = False) -> Prediction:
         """Segment or classify one canonical volume (C, I, J, K).
@@ -60,7 +72,8 @@ class Predictor:
         Parameters
         ----------
         detailed : bool
-            Whether a segmenter also gives the probability of each label at each voxel: 2 bytes each.
+            Whether a segmenter also gives, for each voxel, the probability of each label and maps of uncertainty: 2
+            bytes each.
 
         Raises
         ------
@@ -79,7 +92,8 @@ class Predictor:
         clock = [time.perf_counter()]
         prepared = preprocess(volume, self.plan)
         clock.append(time.perf_counter())
-        logits = self._logits(torch.from_numpy(prepared.voxels))
+        found = self._logits(torch.from_numpy(prepared.voxels), with_entropy=detailed)
+        logits, single = found[: len(self.plan.labels)], found[len(self.plan.labels) :]
         clock.append(time.perf_counter())
         if not bool(torch.isfinite(logits.sum())):
             raise MedmlError(f"the network gave NaN or infinite scores in {self.precision}; try precision fp32")
@@ -88,57 +102,82 @@ class Predictor:
             mask = keep_largest(mask)
         uncertainty = mean_entropy(logits)
         clock.append(time.perf_counter())
+        if not detailed:
+            return Prediction(mask=mask, uncertainty=uncertainty, seconds=_steps(clock))
+        maps = self._uncertainty_maps(logits, single[0])
         return Prediction(
             mask=mask,
             uncertainty=uncertainty,
             seconds=_steps(clock),
-            label_probabilities=restore_probabilities(logits, prepared, self.plan) if detailed else None,
+            label_probabilities=restore_probabilities(logits, prepared, self.plan),
+            uncertainty_maps={name: restore_values(values, prepared) for name, values in maps.items()},
+            disagreement=float(maps["disagreement"][foreground_box(logits)].mean()) if len(maps) == 2 else math.nan,
         )
+
+    def _uncertainty_maps(self, logits: torch.Tensor, single: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return maps (I, J, K) in [0, 1] of what `Prediction.uncertainty_maps` holds, on the network's grid."""
+        most = math.log(len(self.plan.labels))
+        total = entropy_of(logits, multi_label=False, dim=0) / most
+        if self.ensemble.voices == 1:
+            return {"entropy": total}
+        return {"entropy": total, "disagreement": (total - single / most).clamp(0, 1)}
 
     def _classify(self, volume: Volume) -> Prediction:
         clock = [time.perf_counter()]
         batch = torch.from_numpy(preprocess(volume, self.plan).voxels)[None]
         clock.append(time.perf_counter())
         try:
-            scores = self._scores(batch, self.device)
+            found = self._scores(batch, self.device, with_entropy=True)
         except torch.OutOfMemoryError:
-            scores = self._on_cpu(batch)
+            found = self._on_cpu(batch, with_entropy=True)
         clock.append(time.perf_counter())
-        if not bool(torch.isfinite(scores).all()):
+        if not bool(torch.isfinite(found).all()):
             raise MedmlError(f"the network gave NaN or infinite scores in {self.precision}; try precision fp32")
-        scaled = scores.double().cpu()[0] / self.package.calibration.temperature
+        scores, single = found.double().cpu()[0, :-1], found[0, -1]
+        scaled = scores / self.package.calibration.temperature
         probabilities = torch.sigmoid(scaled) if self.plan.multi_label else torch.softmax(scaled, dim=0)
         clock.append(time.perf_counter())
         return Prediction(
             probabilities=probabilities.numpy(),
             uncertainty=_entropy_of(probabilities, multi_label=self.plan.multi_label),
+            disagreement=self._disagreement(scores, float(single)),
             seconds=_steps(clock),
         )
 
-    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+    def _disagreement(self, scores: torch.Tensor, single: float) -> float:
+        """Return how much of a classifier's entropy comes from members that differ, before calibration."""
+        most = math.log(2 if self.plan.multi_label else len(self.plan.labels))
+        if self.ensemble.voices == 1 or most == 0:
+            return math.nan
+        total = float(entropy_of(scores, multi_label=self.plan.multi_label, dim=0))
+        return min(1.0, max(0.0, (total - single) / most))
+
+    def _logits(self, image: torch.Tensor, *, with_entropy: bool = False) -> torch.Tensor:
         """Return logits (L, I, J, K) of an image (C, I, J, K); short of memory, in smaller bites, same result."""
         batch = self._windows_at_once()
         while True:
             try:
-                return self._slide(image, batch, self.device)
+                return self._slide(image, batch, self.device, with_entropy=with_entropy)
             except torch.OutOfMemoryError:
                 if batch == 1:
-                    return self._on_cpu(image)
+                    return self._on_cpu(image, with_entropy=with_entropy)
                 batch //= 2
                 logger.warning("out of memory on %s; going on with %d windows at a time", self.device, batch)
                 _free(self.device)
 
-    def _on_cpu(self, image: torch.Tensor) -> torch.Tensor:
+    def _on_cpu(self, image: torch.Tensor, *, with_entropy: bool) -> torch.Tensor:
         logger.warning("out of memory on %s; this image is done on the CPU", self.device)
         _free(self.device)
         cpu = torch.device("cpu")
-        self.network.to(cpu)
+        self.ensemble.to(cpu)
         try:
-            return self._slide(image, 1, cpu) if self.plan.task == "segment" else self._scores(image, cpu)
+            if self.plan.task == "segment":
+                return self._slide(image, 1, cpu, with_entropy=with_entropy)
+            return self._scores(image, cpu, with_entropy=with_entropy)
         finally:
-            self.network.to(self.device)
+            self.ensemble.to(self.device)
 
-    def _slide(self, image: torch.Tensor, batch: int, device: torch.device) -> torch.Tensor:
+    def _slide(self, image: torch.Tensor, batch: int, device: torch.device, *, with_entropy: bool) -> torch.Tensor:
         """Run the network window by window over ``image``; of 2D networks, slice by slice along K."""
         inputs = image.to(device)
         inputs = inputs.movedim(3, 0)[..., None] if self.plan.dims == 2 else inputs[None]
@@ -146,29 +185,18 @@ class Predictor:
             inputs,
             roi_size=(*input_shape(self.plan), 1)[:3],
             sw_batch_size=batch,
-            predictor=lambda windows: self._scores(windows, device),
+            predictor=lambda windows: self._scores(windows, device, with_entropy=with_entropy),
             overlap=self.plan.overlap,
             mode="gaussian",
         )
         result: torch.Tensor = logits[..., 0].movedim(0, 3) if self.plan.dims == 2 else logits[0]  # type: ignore
         return result
 
-    def _scores(self, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Return float32 scores of a batch (B, C, I, J, K), averaged over the plan's flips."""
-        batch = batch.to(device)
-        total = self._scores_of(batch, device)
-        if self.plan.task == "classify" or not self.plan.tta_flips:
-            return total
-        flips = self.plan.tta_flips
-        subsets = [s for n in range(1, len(flips) + 1) for s in itertools.combinations(flips, n)]
-        for subset in subsets:
-            axes = [axis + 2 for axis in subset]
-            total.add_(torch.flip(self._scores_of(torch.flip(batch, axes), device), axes))
-        return total.div_(len(subsets) + 1)
-
-    def _scores_of(self, batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    def _scores(self, batch: torch.Tensor, device: torch.device, *, with_entropy: bool = False) -> torch.Tensor:
+        """Return float32 scores of a batch (B, C, I, J, K); ``with_entropy`` as in `Ensemble.with_entropy`."""
         with autocast(device, self.precision):
-            scores: torch.Tensor = run_network(self.network, batch, self.plan)
+            ask = self.ensemble.with_entropy if with_entropy else self.ensemble
+            scores: torch.Tensor = run_network(ask, batch.to(device), self.plan)
         return scores.float()
 
     def _windows_at_once(self) -> int:
@@ -181,18 +209,21 @@ def mean_entropy(logits: torch.Tensor) -> float:
 
     Over the box of what is predicted as foreground; over everything when nothing is.
     """
-    foreground = best_label(logits) > 0
-    box = []
-    for others in ((1, 2), (0, 2), (0, 1)):
-        line = torch.nonzero(foreground.any(dim=others[1]).any(dim=others[0]))
-        box.append(slice(int(line[0]), int(line[-1]) + 1) if len(line) else slice(None))
-    inner = logits[:, box[0], box[1], box[2]]
+    inner = logits[(slice(None), *foreground_box(logits))]
     depth = max(1, SLAB_VOXELS // (inner.shape[0] * inner.shape[1] * inner.shape[2]))
     total = 0.0
     for slab in torch.split(inner, depth, dim=3):
         log = torch.log_softmax(slab.float(), dim=0)
         total -= float((log.exp() * log).sum(dtype=torch.float64))
     return total / (math.prod(inner.shape[1:]) * math.log(logits.shape[0]))
+
+
+def foreground_box(logits: torch.Tensor) -> tuple[slice, slice, slice]:
+    """Return the box of what logits (L, I, J, K) say is not background; everything when nothing is."""
+    foreground = best_label(logits) > 0
+    lines = [torch.nonzero(foreground.any(dim=b).any(dim=a)) for a, b in ((1, 2), (0, 2), (0, 1))]
+    i, j, k = (slice(int(line[0]), int(line[-1]) + 1) if len(line) else slice(None) for line in lines)
+    return i, j, k
 
 
 def _entropy_of(probabilities: torch.Tensor, *, multi_label: bool) -> float:

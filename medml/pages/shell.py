@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medml.pages.content import Cell, Value, show
 
+SPAN = re.compile(r"^[+-]?[\d.,]+ to [+-]?[\d.,]+$", re.MULTILINE)  # an interval stays on one line
 TEMPLATES = Path(__file__).parent / "templates"
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -79,7 +81,8 @@ def _cell_class(value: Value) -> str:
     tone = value.tone if isinstance(value, Cell) else ""
     inner = value.value if isinstance(value, Cell) else value
     number = inner is None or (isinstance(inner, int | float) and not isinstance(inner, bool))
-    return " ".join(name for name in ("number" if number else "", tone) if name)
+    kind = "number" if number else "span" if isinstance(inner, str) and SPAN.search(inner) else ""
+    return " ".join(name for name in (kind, tone) if name)
 
 
 def _write_atomic(path: Path, content: bytes, mode: int) -> None:

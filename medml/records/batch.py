@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,6 +30,13 @@ class Prediction:
         Wall time per step: preprocess, network, restore.
     label_probabilities : ndarray of shape (L, I, J, K), float16
         Segmenters that were asked for details: of each label, on the volume's own grid.
+    uncertainty_maps : dict of ndarray of shape (I, J, K), float16
+        Segmenters that were asked for details, on the volume's own grid, in [0, 1] of the largest possible entropy:
+        ``entropy`` of the mean probabilities (all uncertainty), and ``disagreement``, what of it comes from members
+        and mirrored views that differ (their mutual information); the latter only where there are several.
+    disagreement : float
+        The same for the whole case: mean over the predicted foreground's box of segmenters (detailed), of a
+        classifier's probabilities before calibration. NaN where one network answers alone.
     """
 
     mask: np.ndarray | None = None
@@ -36,6 +44,8 @@ class Prediction:
     uncertainty: float = float("nan")
     seconds: dict[str, float] = field(default_factory=dict)
     label_probabilities: np.ndarray | None = None
+    uncertainty_maps: dict[str, np.ndarray] = field(default_factory=dict)
+    disagreement: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +58,15 @@ class Job:
         Relative to SRC.
     input_digest : str
         Content digest of the canonical volume.
+    locator : mapping
+        Where it came from, as the private crosswalk has it; names the patient's files.
     """
 
     scan_id: str
     source: str
     reading: Reading
     input_digest: str = ""
+    locator: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ class LabelMeaning(Record):
     Attributes
     ----------
     name : str
-        The label's name in the plan.
+        The label's name; that of the plan where it is empty.
     code, meaning : str
         Scheme and value, such as ``SCT:10200004``, and what the scheme calls it; empty if nobody gave one.
     category : str
@@ -28,7 +28,7 @@ class LabelMeaning(Record):
         Red, green, blue, 0 to 255.
     """
 
-    name: str
+    name: str = ""
     code: str = Field("", pattern=r"^$|^[A-Z0-9_]{2,16}:[A-Za-z0-9._-]{1,16}$")
     meaning: str = Field("", max_length=64)
     category: str = Field("", pattern=r"^$|^[A-Z0-9_]{2,16}:[A-Za-z0-9._-]{1,16}$")

@@ -25,6 +25,12 @@ class Summary(Record):
     n: int
     metrics: dict[str, float | None]
 
+    def figure(self, key: str) -> str:
+        """Return a figure with its interval, as "dice_mean 0.861 (0.842 to 0.879)"."""
+        value, low, high = (self.metrics.get(name) for name in (key, f"{key}_low", f"{key}_high"))
+        text = f"{key} {value:.3f}" if value is not None else f"{key} undefined"
+        return text if low is None or high is None else f"{text} ({low:.3f} to {high:.3f})"
+
 
 class Subgroup(Record):
     """One level of one audited column.
@@ -74,8 +80,49 @@ class Evaluation(Record):
     notes: tuple[str, ...] = ()
 
 
+class SingleRun(Record):
+    """One training of several, judged on the validation cases of its fold."""
+
+    fold: int
+    seed: int
+    cases: int
+    metrics: dict[str, float | None]
+
+
+class Deviation(Record):
+    """How far single trainings lie apart.
+
+    Attributes
+    ----------
+    seeds : float or None
+        Standard deviation between starts of one fold, pooled over folds; None with one start each.
+    folds : float or None
+        Standard deviation between the means of folds; None with one fold.
+    """
+
+    mean: float | None
+    seeds: float | None
+    folds: float | None
+
+
+class Spread(Record):
+    """``spread.json``: the figures of every single training of a model, and how far they lie apart."""
+
+    runs: tuple[SingleRun, ...]
+    deviations: dict[str, Deviation]
+
+
+class Signature(Record):
+    """A person's answer to a gate that would promote; ``name`` is what that person signs with."""
+
+    approved: bool
+    name: str
+    reason: str
+    signed: str
+
+
 class Decision(Record):
-    """A gate's verdict on a challenger."""
+    """A gate's verdict on a challenger, and what a person said to it, where one was asked."""
 
     promoted: bool
     model: str
@@ -85,3 +132,4 @@ class Decision(Record):
     rules: tuple[dict[str, str | float | bool | None], ...]
     reason: str
     decided: str
+    signature: Signature | None = None

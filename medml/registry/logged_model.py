@@ -14,6 +14,7 @@ from medml.io.files import read_record
 from medml.records.dataset import Task
 from medml.records.plan import Plan
 from medml.records.report import Evaluation
+from medml.registry.inputs import held_out_entity
 from medml.registry.tracking import NEUTRAL_TAGS, Tracker
 
 if TYPE_CHECKING:
@@ -69,20 +70,28 @@ def log_model(
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     if evaluation is not None:
-        _link_metrics(tracker, run_id, model.model_id, evaluation)
+        link_metrics(tracker, run_id, model.model_id, evaluation)
     return str(model.model_id)
 
 
-def _link_metrics(tracker: Tracker, run_id: str, model_id: str, evaluation: Evaluation) -> None:
-    """Show the run's test figures on the model's page too."""
+def link_metrics(tracker: Tracker, run_id: str, model_id: str, evaluation: Evaluation) -> None:
+    """Show a run's test figures on the model's page too, under the name and digest of the test set."""
     from mlflow.entities import Metric
 
-    inputs = tracker.client.get_run(run_id).inputs
-    shown = inputs.dataset_inputs[0].dataset if inputs and inputs.dataset_inputs else None
-    data = {"dataset_name": shown.name, "dataset_digest": shown.digest} if shown else {}
-    keys = [f"test_{key}" for key, value in evaluation.summary.metrics.items() if value is not None]
+    summary = evaluation.summary
+    data = held_out_entity(summary.dataset, summary.test_digest)
+    keys = [f"test_{key}" for key, value in summary.metrics.items() if value is not None]
     linked = [
-        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id, **data)
+        Metric(
+            m.key,
+            m.value,
+            m.timestamp,
+            m.step,
+            model_id=model_id,
+            dataset_name=data.name,
+            dataset_digest=data.digest,
+            run_id=run_id,
+        )
         for key in keys
         for m in tracker.client.get_metric_history(run_id, key)[-1:]
     ]

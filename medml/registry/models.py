@@ -17,7 +17,7 @@ from medml.errors import ConfigError, MedmlError, NotFound
 from medml.io.files import sha256_file
 from medml.records.record import Record
 from medml.records.report import Decision, Evaluation
-from medml.registry.logged_model import log_model
+from medml.registry.logged_model import link_metrics, log_model
 from medml.registry.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ PREFIX = "medml."
 DIGEST = "package_sha256"
 MODEL_ID = f"{PREFIX}model_id"
 FORMER = f"{PREFIX}former_champions"
+SAID = ("## Intended use", "## Limits")
+KEY_FIGURES = ("auroc", "average_precision", "sensitivity", "specificity", "accuracy")
 
 _REFERENCE = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9_.-]{0,63})(@(?P<alias>[a-zA-Z][\w-]{0,63})|/v?(?P<version>[0-9]{1,9}))?"
@@ -83,7 +85,8 @@ def register(tracker: Tracker, run_id: str, name: str, package: Path, evaluation
     model_id = log_model(tracker, run_id, name, package, tags, evaluation)
     client = tracker.client
     if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description="Research use only. Not a medical device.")
+        client.create_registered_model(name)
+    client.update_registered_model(name, description=_purpose(package))
     with _default_store(tracker.tracking_uri):
         version = client.create_model_version(
             name,
@@ -91,7 +94,7 @@ def register(tracker: Tracker, run_id: str, name: str, package: Path, evaluation
             run_id=run_id,
             tags={**tags, MODEL_ID: model_id},
             model_id=model_id,
-            description=_headline(evaluation),
+            description=_key_figures(evaluation),
         )
     # MLflow's model page reads its versions from this tag.
     shown = json.dumps([{"name": name, "version": str(version.version)}])
@@ -131,6 +134,11 @@ def resolve(tracker: Tracker, reference: str) -> ModelVersion:
     return record
 
 
+def link_evaluation(tracker: Tracker, run_id: str, version: ModelVersion, evaluation: Evaluation) -> None:
+    """Show the figures of an evaluation's run on the page of the model that it judged, by data set."""
+    link_metrics(tracker, run_id, version.tags[MODEL_ID.removeprefix(PREFIX)], evaluation)
+
+
 def record_decision(tracker: Tracker, challenger: ModelVersion, decision: Decision) -> None:
     """Keep a gate's decision with the challenger's version and run; move @champion if it says so.
 
@@ -152,10 +160,13 @@ def record_decision(tracker: Tracker, challenger: ModelVersion, decision: Decisi
         f"decisions/{_file_time(decision.decided)}.json",
     )
     verdict = "promoted" if decision.promoted else "kept back"
+    signature = decision.signature
+    signed = (("signed_by", signature.name), ("signed_reason", signature.reason)) if signature else ()
     for key, value in (
         ("decision", verdict),
         ("decision_reason", decision.reason),
         ("decided", decision.decided),
+        *signed,
     ):
         client.set_model_version_tag(name, challenger.version, PREFIX + key, value)
         client.set_tag(challenger.run_id, PREFIX + key, value)
@@ -328,13 +339,23 @@ def _former(tracker: Tracker, name: str) -> list[str]:
     return [str(version) for version in json.loads(model.tags.get(FORMER, "[]"))]
 
 
-def _headline(evaluation: Evaluation | None) -> str:
+def _purpose(package: Path) -> str:
+    """Return what a person said of the model in its card, or at least what it may not be used for."""
+    card = package / "docs" / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    own = re.sub(r"^- .*\n?", "", text, flags=re.MULTILINE)  # notes of one evaluation
+    parts = [f"## {part}" for part in re.split(r"^## ", own, flags=re.MULTILINE)[1:]]
+    said = [part.strip() for part in parts if part.startswith(SAID)]
+    return "\n\n".join(["Research use only. Not a medical device.", *said])
+
+
+def _key_figures(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "trained elsewhere; not evaluated here"
-    metrics = evaluation.summary.metrics
-    key = next((key for key in ("dice_mean", "auroc") if metrics.get(key) is not None), None)
-    figure = f"{key} {metrics[key]:.3f} on {evaluation.summary.n} test cases; " if key else ""
-    return f"{figure}dataset {evaluation.summary.dataset}"
+    summary = evaluation.summary
+    shown = [key for key in summary.metrics if key in KEY_FIGURES or re.fullmatch(r"dice_.*(?<!_low)(?<!_high)", key)]
+    lines = [f"- {summary.figure(key)}" for key in shown if summary.metrics[key] is not None]
+    return "\n".join([f"On {summary.n} test cases of {summary.dataset} (95 % interval over patients):", *lines])
 
 
 def _file_time(text: str) -> str:

@@ -13,19 +13,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from medml.io.pictures import read_pixels
 from medml.records.dataset import Dataset
 from medml.records.home import Home
-from medml.records.plan import Epoch
+from medml.records.plan import Epoch, Point
 from medml.records.report import Evaluation
+from medml.registry.inputs import dataset_entity, held_out_entity
+from medml.registry.relocate import follow_home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 RUN_KEY = "medml.run_key"
+NOTE = "mlflow.note.content"  # Markdown at the top of a page
+PARENT = "mlflow.parentRunId"
+STEP_MARK = "step/seconds"
+MOST_METRICS = 1000  # what MLflow takes at once
 EPOCH_MARK = "epoch_seconds"  # logged with every epoch, so its history says which epochs are there
+CONTEXT = "mlflow.data.context"
 PARAM_CHARS = 500
-DIGEST_CHARS = 36  # what MLflow keeps of a dataset's digest
+NOTE_CHARS = 7900  # what MLflow takes in a tag is 8000
 NEUTRAL_TAGS = {
     "mlflow.user": "medml",
     "mlflow.source.name": "medml",
@@ -76,6 +86,8 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         dataset: Dataset | None = None,
+        parent: str | None = None,
+        description: str = "",
     ) -> str:
         """Take up the unfinished run of ``run_key``, or start one, and return its id.
 
@@ -87,15 +99,22 @@ class Tracker:
         params : mapping
             Shown in the run's table; long values are cut.
         dataset : Dataset, optional
-            Logged as the run's input: name and digest, no paths.
+            Logged as the run's inputs: name and digest of what is learned from and of its test set, no paths.
+        parent : str, optional
+            The run that this one is part of; MLflow shows it folded under that.
+        description : str
+            Shown at the top of the experiment's page.
         """
         experiment_id = self.experiment(experiment)
+        if description:
+            self.client.set_experiment_tag(experiment_id, NOTE, description)
+        nested = {PARENT: parent} if parent else {}
         run = self._unfinished(experiment_id, run_key)
         if run is None:
             run = self.client.create_run(
                 experiment_id,
                 run_name=run_name,
-                tags={**NEUTRAL_TAGS, **(tags or {}), RUN_KEY: run_key},
+                tags={**NEUTRAL_TAGS, **nested, **(tags or {}), RUN_KEY: run_key},
             )
         else:
             self.client.update_run(run.info.run_id, status="RUNNING")
@@ -130,34 +149,31 @@ class Tracker:
         for start in range(0, len(new), BATCH):
             self.client.log_batch(run_id, params=new[start : start + BATCH])
 
-    def log_dataset_input(self, run_id: str, dataset: Dataset) -> None:
-        """Show the dataset on the run's page: its name, digest, size, labels and test digest."""
-        from mlflow.entities import Dataset as MlflowDataset
+    def take_up(self, run_id: str) -> None:
+        """Go on with a run, a finished one too."""
+        self.client.update_run(run_id, status="RUNNING")
+
+    def tag(self, run_id: str, key: str, value: str) -> None:
+        """Put a word on a run that people can search for."""
+        self.client.set_tag(run_id, key, value)
+
+    def describe(self, run_id: str, text: str) -> None:
+        """Put a description, Markdown, at the top of the run's page."""
+        self.client.set_tag(run_id, NOTE, text[:NOTE_CHARS])
+
+    def page(self, run_id: str) -> str:
+        """Return the run's page, after the address of the MLflow server."""
+        return f"#/experiments/{self.client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+    def log_dataset_input(self, run_id: str, dataset: Dataset, *, tested: bool = True) -> None:
+        """Show on the run's page what it learns from, and what it is tested on if it is: name, digest, size, labels."""
         from mlflow.entities import DatasetInput, InputTag
 
-        counts = {
-            "cases": len(dataset.cases),
-            "patients": len({case.patient for case in dataset.cases}),
-        }
-        profile = {
-            **counts,
-            "test_cases": len(dataset.test),
-            "labels": {str(value): name for value, name in dataset.labels.items()},
-            "modality": dataset.modality,
-            "test_digest": dataset.test_digest,
-        }
-        entity = MlflowDataset(
-            name=dataset.name,
-            digest=dataset.digest[:DIGEST_CHARS],
-            source_type="medml dataset",
-            source=json.dumps({"dataset": dataset.name, "digest": dataset.digest}),
-            schema=json.dumps({"channels": list(dataset.channels), "task": dataset.task}),
-            profile=json.dumps(profile),
-        )
-        self.client.log_inputs(
-            run_id,
-            [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])],
-        )
+        shown = {"training": dataset_entity(dataset)}
+        if tested:
+            shown["test"] = held_out_entity(dataset.name, dataset.test_digest)
+        inputs = [DatasetInput(entity, [InputTag(CONTEXT, context)]) for context, entity in shown.items()]
+        self.client.log_inputs(run_id, inputs)
 
     def log_epochs(self, run_id: str, epochs: Iterable[Epoch]) -> None:
         """Log each epoch's figures at its number; epochs that are there already stay as they are."""
@@ -180,6 +196,31 @@ class Tracker:
                 [Metric(key, value, now, epoch.epoch) for key, value in values.items()],
             )
 
+    def log_steps(self, run_id: str, points: Iterable[Point]) -> None:
+        """Log figures of single steps under ``step/…`` at the step's number; those up to the last one logged stay."""
+        from mlflow.entities import Metric
+
+        last = max((metric.step for metric in self.client.get_metric_history(run_id, STEP_MARK)), default=-1)
+        now = int(time.time() * 1000)
+        metrics: list[Metric] = []
+        for point in points:
+            if point.step <= last:
+                continue
+            values = {**{f"step/{key}": value for key, value in point.metrics.items()}, STEP_MARK: point.seconds}
+            if len(metrics) + len(values) > MOST_METRICS:  # one batch is one transaction, of whole points
+                self.client.log_batch(run_id, metrics)
+                metrics = []
+            metrics += [Metric(key, value, now, point.step) for key, value in values.items()]
+        if metrics:
+            self.client.log_batch(run_id, metrics)
+
+    def log_system(self, run_id: str, seconds: int, figures: Mapping[str, float]) -> None:
+        """Log what the machine is busy with, by seconds since the start; MLflow shows ``system/…`` on a page apart."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, [Metric(key, value, now, seconds) for key, value in figures.items()])
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log figures that belong to the whole run; the same ones again change nothing."""
         from mlflow.entities import Metric
@@ -197,6 +238,15 @@ class Tracker:
             file.write_bytes(picture)
             self.client.log_artifact(run_id, str(file), "figures")
 
+    def log_picture(self, run_id: str, name: str, *pictures: bytes, step: int) -> None:
+        """Show PNGs, one below the other, among the run's images, where a slider goes through the steps.
+
+        A step that is shown already stays as it is.
+        """
+        shown = {item.path for item in self.client.list_artifacts(run_id, "images")}
+        if not any(path.startswith(f"images/{name}+step+{step}+") for path in shown):
+            self.client.log_image(run_id, _sheet([read_pixels(picture) for picture in pictures]), key=name, step=step)
+
     def log_text_files(self, run_id: str, files: Iterable[Path], folder: str) -> None:
         """Keep files under ``folder`` of the run; those of the same name are replaced."""
         for file in files:
@@ -210,6 +260,8 @@ class Tracker:
         self, model: str, version: str, evaluation: Evaluation, folder: Path, *, tags: Mapping[str, str] | None = None
     ) -> str:
         """Log an evaluation of a registered model as a run of its own, next to its trainings; return its id."""
+        from mlflow.entities import DatasetInput, InputTag
+
         summary = evaluation.summary
         tags = {
             **(tags or {}),
@@ -220,10 +272,12 @@ class Tracker:
         }
         run = self.client.create_run(
             self.experiment(model),
-            run_name=f"evaluate {model} version {version}",
+            run_name=f"version {version} on {summary.dataset}",
             tags={**NEUTRAL_TAGS, **tags},
         )
         run_id = str(run.info.run_id)
+        data = DatasetInput(held_out_entity(summary.dataset, summary.test_digest), [InputTag(CONTEXT, "test")])
+        self.client.log_inputs(run_id, [data])
         self.log_metrics(
             run_id,
             {f"test_{key}": value for key, value in summary.metrics.items() if value is not None},
@@ -256,6 +310,8 @@ def _open(tracking_uri: str, artifact_root: str) -> MlflowClient:
     path = Path(tracking_uri.removeprefix("sqlite:///"))
     if tracking_uri.startswith("sqlite:///") and not _migrated(path):
         _make_database(tracking_uri, path, artifact_root)
+    if path.parent == Path(artifact_root).parent:
+        follow_home(path, Path(artifact_root))
     return MlflowClient(tracking_uri, tracking_uri)
 
 
@@ -285,6 +341,15 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _sheet(pictures: list[np.ndarray]) -> np.ndarray:
+    """Return pictures (rows, columns, 3) one below the other on white."""
+    width = max(picture.shape[1] for picture in pictures)
+    rows = [
+        np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255) for picture in pictures
+    ]
+    return np.concatenate(rows)
 
 
 def _place(root: str, name: str) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from medml.errors import ConfigError, MedmlError
-from medml.io.files import read_record
+from medml.io.files import read_record, write_record
 from medml.networks.precision import choose_device
 from medml.records.dataset import Dataset, assert_no_leakage
 from medml.records.plan import Plan, TrainingJob
 from medml.training.cache import Store, open_store
+from medml.training.determinism import deterministic
 from medml.training.loop import Training
-from medml.training.package import write_trained
+from medml.training.package import write_ensemble, write_trained
 from medml.training.processes import Processes, join_processes, leave_processes
 from medml.training.reporting import Reporter
 from medml.training.stopping import StopSignal
@@ -50,21 +51,45 @@ def train(job: TrainingJob, stop: StopSignal) -> None:
         raise ConfigError(f"fold {job.fold}: dataset {dataset.name} has {len(dataset.folds)} folds, counted from 0")
     processes, place = join_processes(job.device)
     device = choose_device(place)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+    if device.type == "cuda" and not plan.deterministic:
         torch.set_float32_matmul_precision("high")
     run = Path(job.run)
     run.mkdir(parents=True, exist_ok=True)
     try:
-        store = _prepare(dataset, plan, job, processes, stop)
-        training = Training(dataset, plan, store, fold=job.fold, run=run, device=device, stop=stop, processes=processes)
-        best = training.run()
-        if processes.first:
-            Reporter(run).progress("finish", training.step, training.step, force=True)
-            write_trained(best, dataset, plan, store, fold=job.fold, run=run, device=device)
-        processes.wait()
+        with deterministic(plan.deterministic):
+            _train(job, dataset, plan, run=run, device=device, processes=processes, stop=stop)
     finally:
         leave_processes(processes)
+
+
+def _train(
+    job: TrainingJob,
+    dataset: Dataset,
+    plan: Plan,
+    *,
+    run: Path,
+    device: torch.device,
+    processes: Processes,
+    stop: StopSignal,
+) -> None:
+    store = _prepare(dataset, plan, job, processes, stop)
+    if job.members:
+        if processes.first:
+            write_ensemble(job.members, dataset, plan, store, run=run, device=device)
+        return
+    training = Training(dataset, plan, store, fold=job.fold, run=run, device=device, stop=stop, processes=processes)
+    if plan.pretrained and not job.pretrained:
+        raise ConfigError(f"plan.pretrained names {plan.pretrained}, the job no place of it; start with medml train")
+    if job.pretrained and training.step == 0:
+        taken = training.learner.begin_with(Path(job.pretrained))
+        if processes.first:
+            write_record(run / "pretrained.json", taken)
+    best = training.run()
+    if processes.first:
+        Reporter(run).progress("finish", training.step, training.step, force=True)
+    if processes.first and job.keep:
+        write_trained(best, dataset, plan, store, fold=job.fold, run=run, device=device)
+    processes.wait()
 
 
 def _prepare(dataset: Dataset, plan: Plan, job: TrainingJob, processes: Processes, stop: StopSignal) -> Store:

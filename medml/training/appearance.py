@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from medml.records.dataset import Dataset
 from medml.records.plan import Fingerprint, Normalisation
 from medml.records.scan import Column
 
@@ -20,6 +21,14 @@ SIDES = (
 )
 AXIS_NAMES = ("left-right", "front-back", "head-foot")
 RARE = 10.0
+# Shares of labelled voxels beyond which patches need no help to meet a label, or need more.
+COMMON, SCARCE = 0.1, 0.001
+NO_UNIT = {
+    "MR": "depend on coil, sequence and scanner",
+    "US": "depend on the operator's gain",
+    "PT": "are not all SUV",
+    **dict.fromkeys(RADIOGRAPHS, "depend on exposure and on the maker's processing"),
+}
 
 
 def normalisation(fingerprint: Fingerprint) -> tuple[tuple[Normalisation, ...], str]:
@@ -31,11 +40,34 @@ def normalisation(fingerprint: Fingerprint) -> tuple[tuple[Normalisation, ...], 
     if fingerprint.modality == "CT":
         rules = tuple(_clipped(found, found["p00_5"], found["p99_5"]) for found in fingerprint.intensity)
         return rules, "Hounsfield units are absolute: clipped and scaled by the labelled voxels of the training cases"
+    if fingerprint.modality == "PT" and fingerprint.units == ("g/mL",):
+        rules = tuple(_clipped(found, found["p00_5"], found["p99_5"]) for found in fingerprint.intensity)
+        where = "labelled voxels" if fingerprint.task == "segment" else "voxels"
+        return rules, f"SUV is absolute: clipped and scaled by the {where} of the training cases"
     if _is_colour(fingerprint):
         rules = tuple(_clipped(found, found["min"], found["max"]) for found in fingerprint.intensity)
         return rules, "colour carries meaning: scaled by the training set's mean and spread, not picture by picture"
     rules = tuple(Normalisation(kind="zscore") for _ in fingerprint.intensity)
-    return rules, f"{fingerprint.modality} intensities have no fixed unit: each image to mean 0 and spread 1"
+    why = NO_UNIT.get(fingerprint.modality, "have no fixed unit")
+    return rules, f"{fingerprint.modality} intensities {why}: each image to mean 0 and spread 1"
+
+
+def foreground_share(fingerprint: Fingerprint) -> tuple[float, str]:
+    """Return the share of patches that are centred on a label, and why."""
+    labelled = sum(count for value, count in fingerprint.label_voxels.items() if value != 0)
+    share = labelled / max(1, sum(fingerprint.label_voxels.values()))
+    held = f"{share:.2%} of the voxels are labelled"
+    if share > COMMON:
+        return 1 / 3, f"{held}: a patch seldom misses them, a third centred on one is enough"
+    if 0 < share < SCARCE:
+        return 2 / 3, f"{held}: two of three patches are centred on one, or networks hardly meet them"
+    return 0.5, f"{held}: every second patch is centred on one, so that small ones are seen"
+
+
+def dataset_flips(fingerprint: Fingerprint, dataset: Dataset, *, dims: int) -> tuple[tuple[int, ...], str]:
+    """Return the axes that may be mirrored and why, by the dataset's labels and views."""
+    views = {case.columns.get("view") for case in dataset.cases}
+    return flip_axes(fingerprint, tuple(dataset.labels.values()), dims=dims, views=views)
 
 
 def flip_axes(
@@ -45,13 +77,16 @@ def flip_axes(
 
     An axis is left alone where a label names a side along it. Radiographs, known by their modality or by the name of
     their view, are never mirrored (the heart's side shows), other grey pictures from left to right only (ultrasound
-    comes from above), colour pictures both ways.
+    comes from above), colour pictures both ways. Volumes of known orientation are mirrored from left to right only
+    where they are segmented: bodies are about symmetric so, and a network need not learn them upside down.
     """
     radiographic = any(str(view).upper() in RADIOGRAPHIC_VIEWS for view in views)
     if dims == 2 and (fingerprint.modality in RADIOGRAPHS or radiographic):
         return (), "no flips: a radiograph has a left and a right"
     axes = tuple(range(dims))
     if dims == 2 and not _is_colour(fingerprint):
+        axes = (0,)
+    if dims == 3 and fingerprint.task == "segment" and fingerprint.geometry == "mm":
         axes = (0,)
     sided = [axis for axis in axes if any(SIDES[axis].search(label.replace("_", " ")) for label in labels)]
     free = tuple(axis for axis in axes if axis not in sided)

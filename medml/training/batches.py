@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ class Batch:
     target : Tensor
         Masks (B, 1, I, J, K); classes (B,); or zeros and ones (B, L).
     cases : tuple of str
+    places : tuple of int
+        Where each case stands in the batch of all processes.
     masks : Tensor of shape (B, 1, I, J, K)
         Guided classifiers: what to look at.
     """
@@ -31,7 +33,13 @@ class Batch:
     images: torch.Tensor
     target: torch.Tensor
     cases: tuple[str, ...]
+    places: tuple[int, ...] = ()
     masks: torch.Tensor | None = None
+
+    def pinned(self) -> Batch:
+        """Return the same in memory that a GPU fetches from while it computes."""
+        masks = None if self.masks is None else self.masks.pin_memory()
+        return replace(self, images=self.images.pin_memory(), target=self.target.pin_memory(), masks=masks)
 
 
 class Batches:
@@ -56,15 +64,16 @@ class Batches:
         mine = range(self._rank, size, self._world)
         cases = [self._cases[self._pick(step * size + place)] for place in mine]
         if self._plan.task == "classify":
-            return self._images(cases)
+            return self._images(cases, tuple(mine))
         centred = size - round(size * self._plan.foreground_share)  # the last of each batch are centred on labels
-        patches = [
-            self._patch(case, np.random.default_rng((self._plan.seed, step, place)), on_label=place >= centred)
-            for case, place in zip(cases, mine, strict=True)
-        ]
-        images = torch.from_numpy(np.stack([image for image, _ in patches]))
-        masks = torch.from_numpy(np.stack([mask for _, mask in patches])[:, None])
-        return Batch(images, masks, tuple(case.case_id for case in cases))
+        patch = self._plan.patch or ()
+        images = np.empty((len(cases), len(self._plan.channels), *patch), dtype=np.float32)
+        masks = np.empty((len(cases), 1, *patch), dtype=np.uint8)
+        for row, (case, place) in enumerate(zip(cases, mine, strict=True)):
+            rng = np.random.default_rng((self._plan.seed, step, place))
+            self._patch(case, rng, images[row], masks[row], on_label=place >= centred)
+        ids = tuple(case.case_id for case in cases)
+        return Batch(torch.from_numpy(images), torch.from_numpy(masks), ids, tuple(mine))
 
     def _pick(self, position: int) -> int:
         """Return the case at one position of an endless row of shuffled passes."""
@@ -74,37 +83,43 @@ class Batches:
             self._order = (number, order)
         return int(self._order[1][place])
 
-    def _images(self, cases: Sequence[Case]) -> Batch:
+    def _images(self, cases: Sequence[Case], places: tuple[int, ...]) -> Batch:
         images = torch.from_numpy(np.stack([self._store.image(case.case_id) for case in cases]))
         masks = None
         if self._plan.guided:
             masks = torch.from_numpy(np.stack([self._store.mask(case.case_id) for case in cases])[:, None])
-        return Batch(images, class_targets(cases, self._plan), tuple(case.case_id for case in cases), masks)
+        return Batch(images, class_targets(cases, self._plan), tuple(case.case_id for case in cases), places, masks)
 
-    def _patch(self, case: Case, rng: np.random.Generator, *, on_label: bool) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = self._store.image(case.case_id), self._store.mask(case.case_id)
-        size = np.array(self._plan.patch)
+    def _patch(
+        self, case: Case, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, *, on_label: bool
+    ) -> None:
+        """Put a patch of one case into ``image`` (C, I, J, K) and ``mask`` (1, I, J, K)."""
+        voxels, labels = self._store.stored(case.case_id), self._store.mask(case.case_id)
         points = self._store.points(case.case_id)
-        shape = np.array(mask.shape)
+        size, shape = np.array(mask.shape[1:]), np.array(labels.shape)
         if on_label and len(points):
-            label = rng.choice(np.unique(points[:, 0]))
-            start = rng.choice(points[points[:, 0] == label])[1:] - size // 2
+            firsts = np.flatnonzero(np.diff(points[:, 0], prepend=-1))
+            label = rng.integers(len(firsts))
+            last = firsts[label + 1] if label + 1 < len(firsts) else len(points)
+            start = points[rng.integers(firsts[label], last), 1:] - size // 2
         else:
             start = rng.integers(0, np.maximum(shape - size, 0) + 1)
         inside = np.clip(start, 0, np.maximum(shape - size, 0))
         # A volume smaller than the patch lies in its middle, as it does in the sliding window.
         start = np.where(shape >= size, inside, -((size - shape) // 2))
-        return cut(image, start, size), cut(mask[None], start, size)[0]
+        cut(voxels, start, image)
+        cut(labels[None], start, mask)
 
 
-def cut(array: np.ndarray, start: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Return a box (C, *size) of an array (C, I, J, K) from ``start``, zero where it reaches outside."""
-    box = np.zeros((array.shape[0], *(int(n) for n in size)), dtype=array.dtype)
+def cut(array: np.ndarray, start: np.ndarray, box: np.ndarray) -> None:
+    """Fill a box (C, i, j, k) from an array (C, I, J, K), beginning at ``start``; zero where it reaches outside."""
+    size = np.array(box.shape[1:])
     low, high = np.maximum(start, 0), np.minimum(start + size, array.shape[1:])
+    if (high - low < size).any():
+        box[:] = 0
     source = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     target = tuple(slice(int(a), int(b)) for a, b in zip(low - start, high - start, strict=True))
     box[(slice(None), *target)] = array[(slice(None), *source)]
-    return box
 
 
 def class_targets(cases: Sequence[Case], plan: Plan) -> torch.Tensor:

@@ -16,6 +16,7 @@ from medml.io.files import sha256_file, sync_path, temporary_path, write_json
 logger = logging.getLogger(__name__)
 
 LAST, PREVIOUS, DIGESTS = "last.pt", "previous.pt", "checkpoints.json"
+PIECES = "pieces.json"
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
@@ -64,6 +65,19 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
             "remove them to train from the start"
         )
     return None
+
+
+def note_pieces(run: Path, pieces: int) -> None:
+    """Note in how many pieces batches fit into memory, for the next start: no checkpoint can be written any more."""
+    write_json(run / PIECES, {"pieces": pieces})
+
+
+def noted_pieces(run: Path) -> int:
+    """Return what an earlier start noted, else 1."""
+    try:
+        return int(json.loads((run / PIECES).read_text(encoding="utf-8"))["pieces"])
+    except FileNotFoundError:
+        return 1
 
 
 def _known_digests(run: Path) -> list[str]:

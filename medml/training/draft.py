@@ -9,8 +9,14 @@ from pydantic import TypeAdapter, ValidationError
 from medml.errors import ConfigError
 from medml.records.plan import Augmentation, Plan
 
-FROM_DATA = ("task", "modality", "channels", "labels", "multi_label", "minutes", "epochs", "reasons")
-MERGED: dict[str, Any] = {"augmentation": Augmentation, "network_options": dict}
+FROM_DATA = ("task", "modality", "channels", "labels", "multi_label")
+ELSEWHERE = {
+    **dict.fromkeys(FROM_DATA, "it follows from the dataset"),
+    "minutes": "set budget.minutes",
+    "epochs": "set budget.epochs",
+    "memory_gb": "it is an estimate; set budget.memory_gb to limit it",
+    "reasons": "they say why the other keys are as they are",
+}
 
 
 class Draft:
@@ -51,6 +57,15 @@ class Draft:
             override = {**value, **override}
         self._values[key], self._reasons[key] = override, "set by the experiment"
 
+    def fill(self, key: str, value: Any, reason: str) -> None:
+        """Put a choice unless it is made already."""
+        if key not in self._values:
+            self.set(key, value, reason)
+
+    def wanted(self, key: str, default: Any = None) -> Any:
+        """Return what the experiment wants for a key whose turn has not come yet."""
+        return self._overrides.get(key, default)
+
     def overridden(self, key: str) -> bool:
         """Say whether the experiment made this choice."""
         return key in self._overrides
@@ -71,10 +86,11 @@ class Draft:
 
 def _checked(key: str, value: Any) -> Any:
     """Return an override in the type of its field."""
-    if key in FROM_DATA or key not in Plan.model_fields:
-        allowed = ", ".join(sorted(set(Plan.model_fields) - set(FROM_DATA)))
-        hint = "; minutes and epochs stand under budget" if key in ("minutes", "epochs") else ""
-        raise ConfigError(f"plan.{key}: cannot be set; expected one of {allowed}{hint}")
+    if key in ELSEWHERE:
+        raise ConfigError(f"plan.{key}: cannot be set: {ELSEWHERE[key]}")
+    if key not in Plan.model_fields:
+        allowed = ", ".join(sorted(set(Plan.model_fields) - set(ELSEWHERE)))
+        raise ConfigError(f"plan.{key}: is no key of a plan; expected one of {allowed}")
     try:
         if key == "augmentation":
             given = Augmentation.model_validate(value)

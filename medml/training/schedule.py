@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from medml.records.plan import Plan
 
 LOWEST_SHARE = 0.01
+POWER = 0.9
 LONGEST_AVERAGE = 1000.0
+SHAPES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "poly": lambda done: (1 - done) ** POWER,
+}
 
 
 def progress(plan: Plan, step: int, seconds: float) -> float:
-    """Return the share done, 0 to 1: of the steps or of the minutes, whichever is further."""
-    return min(1.0, max(step / (plan.epochs * plan.steps_per_epoch), seconds / (60 * plan.minutes)))
+    """Return the share done, 0 to 1: of the steps or of the minutes, whichever is further.
+
+    Of the steps alone if the plan is deterministic: no clock runs twice the same.
+    """
+    steps = step / (plan.epochs * plan.steps_per_epoch)
+    return min(1.0, steps if plan.deterministic else max(steps, seconds / (60 * plan.minutes)))
 
 
 def learning_rate(plan: Plan, step: int, done: float) -> float:
-    """Return the rate of one step: a linear start, then half a cosine that ends with the budget."""
+    """Return the rate of one step: a linear start, then down to a hundredth, along half a cosine or a power."""
     start = min(1.0, (step + 1) / max(1, plan.warmup_steps))
-    falling = 0.5 * (1 + math.cos(math.pi * done))
+    falling = SHAPES[plan.schedule](done)
     return plan.learning_rate * start * (LOWEST_SHARE + (1 - LOWEST_SHARE) * falling)
 
 
@@ -28,6 +38,6 @@ def expected_steps(plan: Plan, step: int, done: float) -> int:
     return most if done <= 0 else min(most, max(step, round(step / done)))
 
 
-def average_decay(step: int) -> float:
-    """Return how much of the averaged weights stays at a step: the average spans the last tenth of the training."""
-    return 1 - 1 / min(1 + step / 10, LONGEST_AVERAGE)
+def average_decay(step: int, span: float = 0.1) -> float:
+    """Return how much of the averaged weights stays at a step, so that they span a share of the training so far."""
+    return 1 - 1 / min(1 + step * span, LONGEST_AVERAGE)

@@ -11,20 +11,24 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from medml.networks.build import build_network, run_network
+from medml.networks.build import NETWORKS, build_network, run_network
 from medml.networks.precision import autocast, choose_device, choose_precision
-from medml.networks.segmenters import halvings
 from medml.records.plan import Plan
 from medml.training.draft import Draft
 
-SEGMENTER_STEPS = {"cpu": 6000, "cuda": 30_000}
-IMAGES_SEEN = 40_000
-FEWEST_PASSES, MOST_PASSES = 12, 400
-SMALL_IMAGE = 64
-SMALL_SET = 200
 ENOUGH = 1 / 3  # of the steps wanted; with fewer a smaller network is ahead
 FEW_STEPS = 800
-PROBE_IMAGES = 2
+QUICK = 0.5  # seconds per step
+PROBE_VOXELS = 100_000  # of a probe: two small pictures would cost as much as twenty
+RATES = {
+    "folded_unet": 5e-3,
+    "unet": 2e-3,
+    "vit": 3e-4,
+    "dynunet": 5e-4,
+    "residual_unet": 5e-4,
+    "unetr": 1e-4,
+    "swinunetr": 1e-4,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,10 @@ class Candidate:
     note: str = ""
 
 
-def resolve_device(device: str) -> str:
-    """Return "cpu" or "cuda…" for a device that may be "auto"."""
+def resolve_device(device: str, *, planned: bool = False) -> str:
+    """Return "cpu" or "cuda…" for a device that may be "auto"; a ``planned`` GPU need not be there."""
+    if planned and device.startswith("cuda") and not torch.cuda.is_available():
+        return device
     return str(choose_device(device))
 
 
@@ -46,40 +52,10 @@ def kind_of(device: str) -> str:
     return device.partition(":")[0]
 
 
-def classifier_steps(cases: int, batch: int) -> int:
-    """Return how many steps are enough: 40,000 images seen, and each image neither too seldom nor too often."""
-    passes = min(max(IMAGES_SEEN / cases, FEWEST_PASSES), MOST_PASSES)
-    return math.ceil(passes * cases / batch)
-
-
-def segmenter_candidates(draft: Draft, device: str) -> list[Candidate]:
-    """Return networks that fit the patch, largest first."""
-    dims, spacing = draft["dims"], draft["spacing_mm"]
-    strides = halvings(draft["patch"][:dims], spacing[:dims] if spacing else None)[:4] or [(1,) * dims]
-    channels = tuple(min(16 * 2**stage, 256) for stage in range(len(strides) + 1))
-    small = Candidate("unet", {"strides": tuple(strides), "channels": channels}, "a small residual U-Net")
-    return [Candidate("dynunet", {}, "nnU-Net's network"), small]
-
-
-def classifier_candidates(draft: Draft, cases: int) -> list[Candidate]:
-    """Return networks that fit the input size, largest first.
-
-    Below 64 pixels the stem neither strides nor pools, or nothing would be left to look at; in 3D it strides where
-    the volume is large. Few cases get no wide network: they would be learned by heart.
-    """
-    dims, longest = draft["dims"], max(draft["size"])
-    widths = (0.5, 0.25) if cases < SMALL_SET else (1.0, 0.5, 0.25)
-    if longest <= SMALL_IMAGE:
-        stem: dict[str, Any] = {"conv1_t_size": 3, "conv1_t_stride": 1 if dims == 2 else 2, "no_max_pool": True}
-        small = [Candidate("resnet18", stem | {"widen_factor": w}, "ResNet-18 with a small stem") for w in widths]
-        return small
-    stem = {"conv1_t_size": 7 if dims == 2 else 5, "conv1_t_stride": 2, "no_max_pool": False}
-    large = [Candidate("resnet18", stem | {"widen_factor": w}, "ResNet-18") for w in widths]
-    return [Candidate("densenet121", {}, "DenseNet-121"), *large] if cases >= SMALL_SET else large
-
-
-def choose_network(draft: Draft, candidates: Sequence[Candidate], *, steps: int, device: str) -> None:
+def choose_network(draft: Draft, candidates: Sequence[Candidate], *, steps: int, device: str) -> int:
     """Set network, options and learning rate: the first candidate that can take a third of ``steps`` in the minutes.
+
+    Returned is how many steps it can take in them; ``steps`` where the experiment chose the network.
 
     Where even the smallest can take few, the batch is halved, down to two patches: more steps learn more.
     """
@@ -92,26 +68,46 @@ def choose_network(draft: Draft, candidates: Sequence[Candidate], *, steps: int,
         batch = max(min(2, draft["batch"]), draft["batch"] // 2**halvings_wanted)
         draft.set("batch", batch, f"smaller, since only {possible} full batches fit in the budget")
     draft.set("network_options", chosen.options, f"{chosen.note} for this size, width by budget")
-    rate = {"vit": 3e-4, "dynunet": 5e-4}.get(draft["network"], 1e-3)
-    draft.set("learning_rate", rate, f"AdamW's usual rate for {draft['network']}")
+    draft.set("learning_rate", RATES.get(draft["network"], 1e-3), f"AdamW's usual rate for {draft['network']}")
+    return possible
+
+
+def largest_of(draft: Draft, candidates: Sequence[Candidate]) -> tuple[str, dict[str, Any]]:
+    """Return the network that memory has to hold: what the experiment wants, or the largest candidate."""
+    network = draft.wanted("network")
+    if network is None:
+        return candidates[0].network, candidates[0].options | dict(draft.wanted("network_options", {}))
+    return network, dict(draft.wanted("network_options", {}))
+
+
+def side_multiple(draft: Draft) -> int:
+    """Return what the sides of the input must be multiples of, where the experiment names a network that asks."""
+    recipe = NETWORKS[draft["task"]].get(draft.wanted("network", ""))
+    return recipe.multiple if recipe else 1
 
 
 def seconds_per_step(plan: Plan, device: str) -> float:
-    """Time one training step of the plan's network on two images and scale it to the batch."""
+    """Time one training step of the plan's network on a few images and scale it to the batch.
+
+    On a CPU the process's own time counts, shared by its threads: other work on the machine passes, a plan stays.
+    """
     where = torch.device(device)
+    clock = time.process_time if where.type == "cpu" else time.perf_counter
     network = build_network(plan).to(where).train()
     shape = plan.patch if plan.task == "segment" else plan.size
-    images = torch.randn(min(PROBE_IMAGES, plan.batch), len(plan.channels), *(shape or ()), device=where)
+    count = min(max(2, PROBE_VOXELS // math.prod(shape or ())), plan.batch)
+    images = torch.randn(count, len(plan.channels), *(shape or ()), device=where)
     seconds = math.inf
     for _ in range(3):  # the first pays for memory and for choosing kernels; the quickest says what the device can
-        start = time.perf_counter()
+        start = clock()
         with autocast(where, choose_precision(where, plan.precision)):
             scores = run_network(network, images, plan)
         scores.float().square().mean().backward()
         if where.type == "cuda":
             torch.cuda.synchronize(where)
-        seconds = min(seconds, time.perf_counter() - start)
-    return seconds * plan.batch / len(images)
+        seconds = min(seconds, clock() - start)
+    threads = torch.get_num_threads() if where.type == "cpu" else 1
+    return seconds / threads * plan.batch / count
 
 
 def work_of(plan: Plan) -> float:
@@ -128,13 +124,20 @@ def work_of(plan: Plan) -> float:
 def _affordable(
     draft: Draft, candidates: Sequence[Candidate], *, steps: int, device: str
 ) -> tuple[Candidate, int, str]:
+    if kind_of(device) == "cuda" and not torch.cuda.is_available():
+        return candidates[0], steps, f"{candidates[0].note}; not timed, as there is no GPU here"
     budget = 60 * draft["minutes"]
     plans = [draft.with_values(network=c.network, network_options=c.options) for c in candidates]
     if kind_of(device) == "cpu":
         # One timing of the smallest; the others by their work: a large network alone can take a minute to time.
         smallest = seconds_per_step(plans[-1], device)
         rate = work_of(plans[-1]) / smallest
-        costs = [work_of(plan) / rate for plan in plans]
+        guesses = [work_of(plan) / rate for plan in plans]
+        # Narrow networks reach fewer operations a second, so what is quick to time is timed.
+        costs = [
+            min(cost, seconds_per_step(plan, device)) if cost < QUICK else cost
+            for plan, cost in zip(plans, guesses, strict=True)
+        ]
     else:
         costs = [seconds_per_step(plan, device) for plan in plans]
     for candidate, cost in zip(candidates, costs, strict=True):

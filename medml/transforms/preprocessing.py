@@ -11,7 +11,7 @@ Four steps, in this order, each with an exact MONAI counterpart (the package's `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,19 +155,23 @@ def restore_probabilities(scores: np.ndarray | torch.Tensor, prepared: Prepared,
     ndarray of shape (L, I, J, K), float16
         Outside the crop the background has 1.
     """
-    tensor = torch.as_tensor(scores)
-    start, stop = prepared.box
-    inner: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
-    result = np.zeros((tensor.shape[0], *prepared.shape), dtype=np.float16)
+    result = np.zeros((len(scores), *prepared.shape), dtype=np.float16)
     result[0] = 1
-    back = (1 / prepared.step[0], 1 / prepared.step[1], 1 / prepared.step[2])
-    slab = max(1, RESTORE_BYTES // (4 * tensor.shape[0] * inner[0] * inner[1]))
-    for first in range(0, inner[2], slab):
-        depth = min(slab, inner[2] - first)
-        part = resample_linear(tensor, back, (inner[0], inner[1], depth), first=(0, 0, first))
-        into = slice(start[2] + first, start[2] + first + depth)
-        shares = torch.softmax(part.float(), dim=0).to(torch.float16).cpu().numpy()
-        result[:, start[0] : stop[0], start[1] : stop[1], into] = shares
+    for where, part in _slabs_back(torch.as_tensor(scores), prepared):
+        result[where] = torch.softmax(part.float(), dim=0).to(torch.float16).cpu().numpy()
+    return result
+
+
+def restore_values(values: torch.Tensor, prepared: Prepared) -> np.ndarray:
+    """Bring one value per voxel (I, J, K) of the network grid to the volume's own grid, linearly; 0 outside the crop.
+
+    Returns
+    -------
+    ndarray of shape (I, J, K), float16
+    """
+    result = np.zeros(prepared.shape, dtype=np.float16)
+    for where, part in _slabs_back(values[None], prepared):
+        result[where[1:]] = part[0].to(torch.float16).cpu().numpy()
     return result
 
 
@@ -204,9 +208,9 @@ def stack_channels(volumes: Sequence[Volume]) -> Volume:
     return Volume(np.concatenate([a.astype(dtype, copy=False) for a in arrays]), first.affine, first.geometry)
 
 
-def foreground_threshold(plan: Plan) -> float:
+def foreground_threshold(modality: str) -> float:
     """Return the intensity above which a voxel counts as foreground when cropping."""
-    return CT_FOREGROUND_HU if plan.modality == "CT" else 0.0
+    return CT_FOREGROUND_HU if modality == "CT" else 0.0
 
 
 def _check(volume: Volume, plan: Plan) -> None:
@@ -242,10 +246,15 @@ def _crop_box(volume: Volume, plan: Plan) -> Box:
     whole: Box = ((0, 0, 0), _shape(volume.voxels))
     if not plan.crop_foreground:
         return whole
-    foreground = np.asarray(np.any(volume.voxels > foreground_threshold(plan), axis=0))
+    return foreground_box(volume, foreground_threshold(plan.modality)) or whole
+
+
+def foreground_box(volume: Volume, threshold: float) -> Box | None:
+    """Return start and stop of the smallest box around what is brighter than ``threshold``; None where nothing is."""
+    foreground = np.asarray(np.any(volume.voxels > threshold, axis=0))
     profiles = [np.flatnonzero(foreground.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if any(profile.size == 0 for profile in profiles):
-        return whole
+        return None
     (i0, i1), (j0, j1), (k0, k1) = ((int(p[0]), int(p[-1]) + 1) for p in profiles)
     return (i0, j0, k0), (i1, j1, k1)
 
@@ -320,6 +329,21 @@ def _labels_on(scores: torch.Tensor, shape: Shape, step: tuple[float, float, flo
         part = resample_linear(scores, back, (shape[0], shape[1], depth), first=(0, 0, first))
         labels[:, :, first : first + depth] = best_label(part).cpu().numpy()
     return labels
+
+
+def _slabs_back(
+    tensor: torch.Tensor, prepared: Prepared
+) -> Iterator[tuple[tuple[slice, slice, slice, slice], torch.Tensor]]:
+    """Yield (N, I, J, K) resampled to the volume's own grid, a slab along K at a time, with the place it goes to."""
+    start, stop = prepared.box
+    inner: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
+    back = (1 / prepared.step[0], 1 / prepared.step[1], 1 / prepared.step[2])
+    slab = max(1, RESTORE_BYTES // (4 * tensor.shape[0] * inner[0] * inner[1]))
+    for first in range(0, inner[2], slab):
+        depth = min(slab, inner[2] - first)
+        into = slice(start[2] + first, start[2] + first + depth)
+        part = resample_linear(tensor, back, (inner[0], inner[1], depth), first=(0, 0, first))
+        yield (slice(None), slice(start[0], stop[0]), slice(start[1], stop[1]), into), part
 
 
 def _onto(first: Volume, other: Volume, number: int) -> np.ndarray:

@@ -27,13 +27,15 @@ def test_help_answers_within_a_second_and_names_every_verb() -> None:
         "release",
         "dataset",
         "export",
+        "plan",
         "train",
+        "tune",
         "evaluate",
         "explain",
         "promote",
         "predict",
     )
-    for verb in (*verbs, "up", "status", "verify"):
+    for verb in (*verbs, "export-model", "up", "status", "verify"):
         assert f" {verb} " in result.stdout
     assert min(seconds) < 1.0
 
@@ -45,7 +47,9 @@ def test_every_verb_has_help_with_an_example_or_a_sentence() -> None:
         "release",
         "dataset",
         "export",
+        "plan",
         "train",
+        "tune",
         "evaluate",
         "promote",
         "predict",

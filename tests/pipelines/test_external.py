@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from medml.errors import ConfigError, LeakageError
+from medml.evaluation.card import missing_sections
 from medml.networks.build import build_network
 from medml.records.dataset import Case, Dataset
 from medml.records.home import Home
@@ -18,7 +19,7 @@ from medml.registry import models
 from medml.registry.tracking import Tracker
 from medml.store.catalogue import Catalogue
 from pipelines.configs import read_axes, read_plan_file
-from pipelines.evaluate import _chosen, _compare
+from pipelines.independence import chosen_test, compare
 from pipelines.predict import predict_scans
 from pipelines.promote import _judged_on
 from pipelines.register import register_weights
@@ -68,7 +69,9 @@ def test_a_state_dict_becomes_a_model_that_predicts(home: Home, plan_file: Path,
     assert (version.alias, version.tags["origin"], version.tags["task"]) == ("champion", "foreign", "segment")
     assert "dataset" not in version.tags
     assert "test_digest" not in version.tags
-    assert "not been evaluated here" in (version.package_path / "docs" / "README.md").read_text()
+    card = (version.package_path / "docs" / "README.md").read_text()
+    assert "not been evaluated here" in card
+    assert missing_sections(card) == ["Intended use", "Limits", "Data", "Test results", "Subgroups"]
     assert not list(home.runs.iterdir())
 
     (tmp_path / "new").mkdir()
@@ -80,6 +83,19 @@ def test_a_state_dict_becomes_a_model_that_predicts(home: Home, plan_file: Path,
     assert done.counts["done"] == 1
     mask = nib.load(next((tmp_path / "out" / "masks").glob("*.nii.gz")))
     assert mask.shape == image.shape
+
+
+def test_what_a_person_says_of_weights_stands_in_their_card(home: Home, plan_file: Path, tmp_path: Path) -> None:
+    plan = read_plan_file(plan_file, labels=("background", "spleen"))
+    torch.save(build_network(plan).state_dict(), tmp_path / "w.pt")
+    words = {"data": "41 CTs of MSD Task09.", "terms": "CC BY-SA 4.0.", "intended_use": "Research.", "limits": "No MR."}
+    asked = {"weights": str(tmp_path / "w.pt"), "plan": plan.model_dump(mode="json"), "axes": None, "card": words}
+    register_weights.fn("spleen", write_request(home, "register", **asked))
+    package = models.resolve(Tracker.of(home), "spleen").package_path
+    card = (package / "docs" / "README.md").read_text()
+    assert all(text in card for text in words.values())
+    assert missing_sections(card) == ["Test results", "Subgroups"]
+    assert "CC BY-SA 4.0." in (package / "LICENSE").read_text()
 
 
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_registered(
@@ -168,27 +184,28 @@ def test_seen_patients_are_refused_unless_allowed_and_then_marked(home: Home) ->
     trained, other = dataset("trained", scans, 2), dataset("other", others, 3)
     words = "m/1 on other: of 3 patients evaluated, 1 stand in train or validation of trained .* or pass --allow-seen"
     with pytest.raises(LeakageError, match=words):
-        _compare(home, "m/1", other, trained, allow_seen=False)
-    warning, notes = _compare(home, "m/1", other, trained, allow_seen=True)
+        compare(home, "m/1", other, trained, allow_seen=False)
+    warning, notes, seen = compare(home, "m/1", other, trained, allow_seen=True)
+    assert seen == 1  # p-4; p-0 was tested on, and is not learned from
     assert warning.startswith("Not an independent test: of 3 patients evaluated, 1 stand in train")
     assert notes == ("7 cases have images without fingerprint; only identical ones would be found there.",)
     unseen = other.model_copy(update={"test": other.test[1:]})
-    warning, notes = _compare(home, "m/1", unseen, trained, allow_seen=False)
-    assert warning == ""
+    warning, notes, seen = compare(home, "m/1", unseen, trained, allow_seen=False)
+    assert (warning, seen) == ("", 0)
     assert notes[0].startswith("External validation on the test set of other: of 2 patients evaluated, 0 stand in")
-    assert _compare(home, "m/1", trained, trained, allow_seen=False) == ("", ())
+    assert compare(home, "m/1", trained, trained, allow_seen=False) == ("", (), 0)
 
 
 def test_what_cannot_be_compared_is_refused_or_said(home: Home) -> None:
     other = dataset("other", [scan(number, f"p-{number}") for number in range(4)], 2)
     trained = dataset("trained", [scan(number, f"p-{number}") for number in range(10, 14)], 2)
     with pytest.raises(LeakageError, match=r"4 of 4 scans .* are not in the catalogue"):
-        _compare(home, "m/1", other, trained, allow_seen=False)
-    assert _compare(home, "m/1", other, trained, allow_seen=True)[0].startswith("Not proved to be an independent test")
-    assert "What the model learned from is not known here" in _compare(home, "m/1", other, None, allow_seen=False)[1][0]
+        compare(home, "m/1", other, trained, allow_seen=False)
+    assert compare(home, "m/1", other, trained, allow_seen=True)[0].startswith("Not proved to be an independent test")
+    assert "What the model learned from is not known here" in compare(home, "m/1", other, None, allow_seen=False)[1][0]
     with pytest.raises(ConfigError, match="m/1 was trained elsewhere and has no dataset of its own; name one"):
-        _chosen(home, "m/1", None, None, every_case=False)
-    assert _chosen(home, "m/1", None, other, every_case=True).test == tuple(case.case_id for case in other.cases)
+        chosen_test(home, "m/1", None, None, every_case=False)
+    assert chosen_test(home, "m/1", None, other, every_case=True).test == tuple(case.case_id for case in other.cases)
 
 
 def test_a_foreign_challenger_is_judged_on_the_champions_dataset(tmp_path: Path) -> None:

@@ -70,3 +70,19 @@ def test_conformal_sets_are_in_the_table_and_their_coverage_in_the_summary(class
     assert metrics["set_size"] == 1.5
     assert metrics["certain"] == 0.5
     assert metrics["coverage_low"] is not None
+
+
+def test_a_promised_coverage_comes_with_the_exact_range_of_one_test(class_bench: Any, make_model: Any) -> None:
+    """9 calibration and 24 test patients: P(at most k of 24 covered) = C(k + 9, 9) / C(33, 9), so 15 to 24."""
+
+    def answer(volume: Volume) -> Prediction:
+        return Prediction(probabilities=np.array([0.5, 0.5]))
+
+    dataset, calibration = class_bench.dataset, Calibration(quantile=0.55, patients=9)
+    model = make_model(answer, task="classify", labels=dataset.labels)
+    table = case_table(model, dataset.cases, class_bench.scans, dataset.labels, part="test", calibration=calibration)
+    metrics = summarise(table, dataset, "m", "test", calibration=calibration).summary.metrics
+    assert metrics["coverage_promised"] == 0.9
+    assert (metrics["coverage_promised_low"], metrics["coverage_promised_high"]) == (15 / 24, 1.0)
+    for unknown in (None, Calibration(quantile=0.55)):
+        assert "coverage_promised" not in summarise(table, dataset, "m", "test", calibration=unknown).summary.metrics

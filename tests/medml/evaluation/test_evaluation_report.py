@@ -60,6 +60,7 @@ def test_everything_is_written(segment_report: Any) -> None:
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert names == [
         "cases.csv",
+        "cases.parquet",
         "evaluation.json",
         "figures/dice.png",
         "figures/froc.png",
@@ -127,6 +128,18 @@ def test_cells_that_a_spreadsheet_would_run_are_quoted(segment_report: Any, segm
     assert "'=HYPERLINK(1)" in text
     assert ",=HYPERLINK" not in text
     assert set(read_report(tmp_path / "again").table["scanner"]) == {"=HYPERLINK(1)"}
+
+
+def test_a_column_of_numbers_and_words_is_kept_as_words(
+    segment_report: Any, segment_bench: Any, tmp_path: Path
+) -> None:
+    _, evaluation, table, _ = segment_report
+    mixed = table.assign(site=[1, "north", None] * 4)
+    write_report(tmp_path / "r", evaluation, mixed, dataset=segment_bench.dataset)
+    found = read_report(tmp_path / "r").table
+    assert found["site"].tolist()[:2] == ["1", "north"]
+    assert found["site"].isna().sum() == 4
+    assert found["dice"].dtype == float
 
 
 def test_a_classifier_report_decides_at_the_threshold(class_bench: Any, make_model: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from medml.config import load_config
 from medml.evaluation import gate as rules_of
 from medml.evaluation.card import REQUIRED
 from medml.evaluation.evaluate import summarise
-from medml.evaluation.gate import GateConfig, Judged
+from medml.evaluation.gate import GateConfig, Judged, answered
+from medml.records.report import Signature
 
 SIZE = 30
 CARD = "\n".join(f"## {title}\nsaid\n" for title in REQUIRED)
@@ -191,6 +193,36 @@ def test_an_incomplete_card_is_named(judged: Any) -> None:
     assert "says nothing under Limits: fill in card:" in decision.reason
     assert failed(decide(judged(0.9), None, GateConfig(), challenger="m/1", card=None)) == {"model card"}
     assert decide(judged(0.9), None, GateConfig(require_card=False), challenger="m/1", card=None).promoted
+
+
+def test_a_challenger_that_learned_from_test_cases_is_refused(judged: Any) -> None:
+    seen = replace(judged(0.9), seen=3)
+    decision = decide(seen, judged(0.5), GateConfig(), challenger="m/2", champion="m/1")
+    assert failed(decision) == {"unseen test cases"}
+    assert "the challenger learned from 3 of the 30 test cases, none is allowed" in decision.reason
+
+
+def test_a_champion_that_learned_from_test_cases_is_said_to_be_favoured(judged: Any) -> None:
+    old = replace(judged(0.9), seen=12)
+    for dice, promoted in ((0.9, True), (0.8, False)):
+        decision = decide(judged(dice), old, GateConfig(), challenger="m/2", champion="m/1")
+        assert decision.promoted is promoted
+        assert "the champion learned from 12 of the 30 test cases, which favours it" in decision.reason
+
+
+def test_a_person_has_the_last_word(judged: Any) -> None:
+    decision = decide(judged(0.9), None, GateConfig(), challenger="m/2")
+    yes = Signature(approved=True, name="A. Reader", reason="looked at 20 cases", signed="2026-01-01")
+    approved = answered(decision, yes, minutes=60)
+    assert approved.promoted
+    assert approved.reason.endswith("; approved by A. Reader: looked at 20 cases")
+    rejected = answered(decision, yes.model_copy(update={"approved": False, "reason": "not on MR"}), minutes=60)
+    assert not rejected.promoted
+    assert rejected.reason.startswith("not promoted, although the gate said: promoted: all")
+    assert rejected.reason.endswith("rejected by A. Reader: not on MR")
+    nobody = answered(decision, None, minutes=0.5)
+    assert not nobody.promoted
+    assert nobody.reason.startswith("not promoted: nobody answered within 0.5 minutes")
 
 
 def test_a_planted_bias_against_one_sex_is_caught(class_bench: Any) -> None:

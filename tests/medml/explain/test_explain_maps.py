@@ -137,6 +137,19 @@ def test_checks_believe_the_trained_model_and_not_one_with_shuffled_weights(
     assert abs(rank_correlation(values, explain_map(subject, "occlusion"))) < 0.5
 
 
+@pytest.mark.parametrize("method", ["gradcam", "occlusion"])
+def test_the_randomisation_check_fails_a_map_that_shuffled_weights_gave(
+    classifier: tuple[Predictor, Plan], method: str
+) -> None:
+    subject, lesion, body = _subjects(classifier, 1)[0]
+    values = explain_map(randomised(subject, seed=0), method)
+    checks = check_map(subject, method, values, seed=0)
+    assert checks.alike == pytest.approx(1.0)
+    assert not checks.depends_on_weights
+    assert not checks.believable
+    assert _contrast(values, lesion, body) < 3
+
+
 def test_what_the_checks_say_follows_from_their_figures() -> None:
     good = Checks(alike=0.1, deletion=0.2, insertion=0.9, random_deletion=0.5, random_insertion=0.6)
     assert good.believable

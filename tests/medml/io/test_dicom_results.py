@@ -235,9 +235,9 @@ def test_a_report_holds_each_number_with_its_unit_and_segment(tmp_path: Path) ->
     segments = seg_of(candidate, reading, mask)
     data = report_of(candidate, segments)
     assert numbers_of(data) == [
-        ("Volume", 12.5, "ml"),
+        ("Volume", 12.5, "mL"),
         ("Attenuation Coefficient", 55.25, "[hnsf'U]"),
-        ("Volume", 0.0, "ml"),
+        ("Volume", 0.0, "mL"),
     ]
     assert (data.VerificationFlag, data.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
     text = str(data)
@@ -275,4 +275,4 @@ def test_dicom3tools_find_no_error_and_dcmtk_prints_the_report(tmp_path: Path, n
         done = subprocess.run(["dciodvfy", tmp_path / f"{file}.dcm"], capture_output=True, text=True, check=False)
         assert [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")] == []
     printed = subprocess.run(["dsrdump", tmp_path / "sr.dcm"], capture_output=True, text=True, check=True).stdout
-    assert '"Volume")="12.5" (ml,UCUM,"milliliter")' in printed
+    assert '"Volume")="12.5" (mL,UCUM,"milliliter")' in printed

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from medml.errors import ConfigError, NotFound, Refusal
 from medml.io.files import sha256_file
 from medml.networks import package as package_module
 from medml.networks.build import build_network
-from medml.networks.package import Calibration, load_package, package_digest, write_package
+from medml.networks.package import Calibration, copy_package, load_package, package_digest, write_package
 from medml.records.plan import Plan
 
 PlanMaker = Callable[..., Plan]
@@ -85,6 +87,59 @@ def test_the_digest_names_the_behaviour_and_not_the_card(folder: Path, make_plan
     plan = make_plan(network="dynunet", network_options=STAGES)
     torch.manual_seed(0)
     assert package_digest(pack(build_network(plan), plan, temperature=1.6)) != before
+
+
+def test_members_of_an_ensemble_are_all_loaded_and_all_named_by_the_digest(make_plan: PlanMaker, pack: Pack) -> None:
+    plan = make_plan(network="dynunet", network_options=STAGES)
+    one, other = build_network(plan), build_network(plan)
+    alone = package_digest(pack(one, plan))
+    folder = pack([one, other.state_dict()], plan)
+    package = load_package(folder)
+    assert package.digest not in (alone, package_digest(pack([one, one], plan)))
+    for written, loaded in zip((one, other), package.members, strict=True):
+        assert not loaded.training
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in written.state_dict().items())
+
+
+def test_the_digest_of_a_single_network_is_that_of_packages_from_before(folder: Path) -> None:
+    names = ("models/model.pt", "plan.json", "labels.json", "calibration.json")
+    text = "\n".join(f"{name} {sha256_file(folder / name)}" for name in names)
+    assert package_digest(folder) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_member_that_changed_or_is_gone_is_named(make_plan: PlanMaker, pack: Pack) -> None:
+    plan = make_plan(network="dynunet", network_options=STAGES)
+    folder = pack([build_network(plan) for _ in range(3)], plan)
+    (folder / "models" / "model_3.pt").unlink()
+    with pytest.raises(NotFound, match=r"models/model_3.pt is missing"):
+        load_package(folder)
+    shutil.copy(folder / "models" / "model.pt", folder / "models" / "model_3.pt")
+    with pytest.raises(Refusal, match=r"models/model_3.pt: sha256 \w+, expected \w+; the file changed"):
+        load_package(folder)
+
+
+def test_a_package_without_networks_is_refused(make_plan: PlanMaker, pack: Pack) -> None:
+    with pytest.raises(ConfigError, match="needs the weights of at least one network, found none"):
+        pack([], make_plan())
+
+
+def test_a_copy_is_whole_and_never_overwrites(folder: Path, tmp_path: Path) -> None:
+    copy = copy_package(folder, tmp_path / "copy")
+    assert load_package(copy).digest == package_digest(folder)
+    with pytest.raises(ConfigError, match="is there already; name a new or empty folder"):
+        copy_package(folder, copy)
+
+
+def test_a_network_of_our_own_travels_with_its_file(make_plan: PlanMaker, pack: Pack) -> None:
+    options = {"widen_factor": 0.125, "hidden": 4}
+    plan = make_plan(task="classify", network="slice_sequence", network_options=options)
+    folder = pack(build_network(plan), plan)
+    config = json.loads((folder / "configs" / "inference.json").read_text())
+    assert config["network_def"]["_target_"] == "scripts.slice_sequence.SliceSequence"
+    assert "from medml" not in (folder / "scripts" / "slice_sequence.py").read_text()
+    (folder / "scripts" / "slice_sequence.py").write_text("import os\n")
+    with pytest.raises(Refusal, match=r"scripts/slice_sequence.py: sha256"):
+        load_package(folder)
 
 
 def test_a_new_package_replaces_an_old_one_and_leaves_nothing_beside(

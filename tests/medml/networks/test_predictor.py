@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -121,11 +122,11 @@ def test_with_no_memory_left_the_image_is_done_on_the_cpu(
     expected = predictor.predict(blob)
     scores, calls = predictor._scores, []
 
-    def full(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    def full(batch: torch.Tensor, device: torch.device, *, with_entropy: bool) -> torch.Tensor:
         calls.append(device)
         if device is predictor.device:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return scores(batch, device)
+        return scores(batch, device, with_entropy=with_entropy)
 
     monkeypatch.setattr(predictor, "_scores", full)
     with caplog.at_level(logging.WARNING):
@@ -166,6 +167,57 @@ def test_several_labels_may_hold_at_once(make_plan: Callable[..., Plan], pack: A
     found = Predictor(pack(network, plan)).predict(blob)
     np.testing.assert_allclose(found.probabilities, [0.5, 0.5])
     assert found.uncertainty == pytest.approx(1)
+
+
+def test_members_are_averaged_and_where_they_differ_is_mapped(trained: Trained, pack: Any, blob: Volume) -> None:
+    network, plan = trained(crop_foreground=True, patch=(20, 20, 20))  # one window
+    contrary = copy.deepcopy(network)
+    with torch.no_grad():  # labels exchanged: sure of the opposite everywhere
+        for value in contrary.parameters():
+            if value.shape == (2,):
+                value.copy_(value.flip(0))
+            elif value.ndim > 1 and value.shape[1] == 2:  # the last, transposed convolution
+                value.copy_(value.flip(1))
+    alone = Predictor(pack(network, plan), precision="fp32").predict(blob, detailed=True)
+    assert set(alone.uncertainty_maps) == {"entropy"}
+    assert np.isnan(alone.disagreement)
+    both = Predictor(pack([network, contrary], plan), precision="fp32").predict(blob, detailed=True)
+    assert both.label_probabilities is not None
+    inside = np.any(blob.voxels > 0, axis=0)
+    np.testing.assert_allclose(both.label_probabilities[:, inside], 0.5, atol=2e-3)
+    entropy, disagreement = both.uncertainty_maps["entropy"], both.uncertainty_maps["disagreement"]
+    assert entropy.shape == disagreement.shape == (22, 20, 14)
+    assert entropy.dtype == disagreement.dtype == np.float16
+    np.testing.assert_allclose(entropy[inside], 1, atol=2e-3)
+    # What one network is unsure of is no disagreement: both are as unsure there.
+    own = alone.uncertainty_maps["entropy"].astype(float)
+    np.testing.assert_allclose(disagreement[inside], 1 - own[inside], atol=4e-3)
+    assert entropy[0, 0, 13] == disagreement[0, 0, 13] == 0  # outside the crop
+
+
+def test_asking_for_details_changes_no_voxel(trained: Trained, pack: Any, blob: Volume) -> None:
+    network, plan = trained(tta_flips=(1,))
+    predictor = Predictor(pack([network, network], plan), precision="fp32")
+    plain, detailed = predictor.predict(blob), predictor.predict(blob, detailed=True)
+    np.testing.assert_array_equal(plain.mask, detailed.mask)
+    assert plain.uncertainty_maps == {}
+    assert detailed.disagreement >= 0
+
+
+def test_a_classifiers_members_are_averaged(make_plan: Callable[..., Plan], pack: Any, blob: Volume) -> None:
+    plan = make_plan(task="classify", network_options=NARROW, spacing_mm=(2.0, 2.0, 2.0))
+    members = []
+    for present in (0.9, 0.5):
+        network = build_network(plan)
+        torch.nn.init.zeros_(network.fc.weight)
+        with torch.no_grad():
+            network.fc.bias.copy_(torch.tensor([1 - present, present]).log())
+        members.append(network)
+    found = Predictor(pack(members, plan)).predict(blob)
+    np.testing.assert_allclose(found.probabilities, [0.3, 0.7], atol=1e-6)
+    # H(0.7) - (H(0.9) + H(0.5)) / 2 in bits: 0.8813 - (0.4690 + 1) / 2
+    assert found.disagreement == pytest.approx(0.1468, abs=1e-4)
+    assert np.isnan(Predictor(pack(members[0], plan)).predict(blob).disagreement)
 
 
 def test_entropy_is_taken_over_the_box_of_the_foreground() -> None:

@@ -102,3 +102,10 @@ def test_a_write_that_fails_leaves_the_old_page(tmp_path: Path, monkeypatch: pyt
         render("page.html", path, title="new")
     assert "<h1>old</h1>" in path.read_text(encoding="utf-8")
     assert [file.name for file in tmp_path.iterdir()] == ["p.html"]
+
+
+def test_an_interval_stays_on_one_line_and_words_do_not(tmp_path: Path) -> None:
+    table = Table(["a", "b", "c", "d"], [["0.612 to 0.795", "0.912\n0.8 to 1,000.5", "from 3 to 4", "-0.1 to +0.2"]])
+    html = render("page.html", tmp_path / "p.html", title="T", sections=[Section("S", tables=[table])]).read_text()
+    assert html.count('<td class="span">') == 3
+    assert '<td class="">from 3 to 4</td>' in html

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import getpass
+import io
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from medml.records.dataset import Case, Dataset
 from medml.records.home import Home
-from medml.records.plan import Epoch
+from medml.records.plan import Epoch, Point
 from medml.records.report import Evaluation, Summary
 from medml.registry.tracking import Tracker
 
@@ -49,6 +51,12 @@ def dataset() -> Dataset:
         folds=((),),
         test_digest="e" * 64,
     )
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 3), 128).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def history(tracker: Tracker, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -101,10 +109,33 @@ def test_parameters_are_kept_when_the_run_resumes_and_long_ones_are_cut(tracker:
 def test_the_dataset_is_shown_by_name_and_digest_without_a_path(tracker: Tracker) -> None:
     run_id = start(tracker, "key-dataset", dataset=dataset())
     start(tracker, "key-dataset", dataset=dataset())
-    (entry,) = tracker.client.get_run(run_id).inputs.dataset_inputs
-    assert (entry.dataset.name, entry.dataset.digest) == ("liver", "d" * 36)
-    assert entry.dataset.source_type == "medml dataset"
-    assert "/" not in entry.dataset.source + entry.dataset.profile
+    inputs = tracker.client.get_run(run_id).inputs.dataset_inputs
+    shown = {entry.tags[0].value: entry.dataset for entry in inputs}
+    assert len(inputs) == 2
+    assert (shown["training"].name, shown["training"].digest) == ("liver", "d" * 36)
+    assert (shown["test"].name, shown["test"].digest) == ("liver (test set)", "e" * 36)
+    assert shown["training"].source_type == "medml dataset"
+    assert "/" not in shown["training"].source + shown["training"].profile + shown["test"].source
+
+
+def test_a_part_of_a_run_is_folded_under_it(tracker: Tracker) -> None:
+    whole = start(tracker, "key-whole", description="Livers in CT.")
+    part = start(tracker, "key-whole/fold-0-seed-0", parent=whole)
+    run = tracker.client.get_run(part)
+    assert run.data.tags["mlflow.parentRunId"] == whole
+    tracker.describe(whole, "# Card")
+    assert tracker.client.get_run(whole).data.tags["mlflow.note.content"] == "# Card"
+    assert tracker.client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"] == "Livers in CT."
+    assert tracker.page(part) == f"#/experiments/{run.info.experiment_id}/runs/{part}"
+
+
+def test_pictures_are_stepped_and_logged_once(tracker: Tracker) -> None:
+    run_id = start(tracker, "key-pictures")
+    picture = png()
+    for step in (1, 2, 2):
+        tracker.log_picture(run_id, "worst_cases", picture, step=step)
+    shown = [item.path for item in tracker.client.list_artifacts(run_id, "images") if item.path.endswith(".png")]
+    assert sorted(path.split("+step+")[1].split("+")[0] for path in shown) == ["1", "2"]
 
 
 def test_no_tag_names_the_user_the_host_or_a_path(tracker: Tracker) -> None:
@@ -164,3 +195,19 @@ def test_two_first_runs_at_once_make_one_database(tmp_path: Path) -> None:
 def test_the_environment_may_name_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5999")
     assert Tracker.of(Home(tmp_path)).tracking_uri == "http://127.0.0.1:5999"
+
+
+def test_steps_are_logged_once_at_their_numbers_however_many(tracker: Tracker) -> None:
+    run_id = start(tracker, "steps")
+    points = [Point(step=n, seconds=n / 10, metrics={"loss": 1.0 / n, "gradient": 1.0}) for n in range(1, 601)]
+    tracker.log_steps(run_id, points[:5])
+    tracker.log_steps(run_id, points)
+    assert history(tracker, run_id, "step/loss") == [(n, 1.0 / n) for n in range(1, 601)]
+    assert history(tracker, run_id, "step/seconds")[-1] == (600, 60.0)
+
+
+def test_what_the_machine_does_is_logged_by_seconds(tracker: Tracker) -> None:
+    run_id = start(tracker, "system")
+    tracker.log_system(run_id, 10, {"system/training_cores": 1.5})
+    tracker.log_system(run_id, 20, {"system/training_cores": 2.0})
+    assert history(tracker, run_id, "system/training_cores") == [(10, 1.5), (20, 2.0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,11 @@ def test_plans_that_preprocess_differently_have_arrays_of_their_own(blocks: Any)
 
 
 @pytest.mark.parametrize("kind", ["image.npy", "mask.npy", "points.npy", "json"])
-def test_a_damaged_file_is_made_again(blocks: Any, kind: str) -> None:
+def test_a_damaged_file_is_made_again(blocks: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CASES_PER_CHUNK", 2)
     case = blocks.dataset.cases[2].case_id
     before = np.array(opened(blocks).image(case))
-    path = next(blocks.home.cache.rglob(f"000002.{kind}"))
+    path = next(blocks.home.cache.rglob(f"000001.{kind}"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-3] + b"bad")
     assert np.array_equal(opened(blocks).image(case), before)
@@ -72,11 +74,13 @@ def test_several_processes_make_the_same_arrays(blocks: Any, monkeypatch: pytest
     alone = np.array(opened(blocks).image(case))
     for path in blocks.home.cache.rglob("*.json"):
         path.unlink()
-    monkeypatch.setattr(cache, "INLINE_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "START_SECONDS", 0.0)
+    monkeypatch.setattr(cache, "CASES_PER_CHUNK", 5)
     assert np.array_equal(opened(blocks).image(case), alone)
 
 
-def test_progress_counts_cases_and_may_stop(blocks: Any) -> None:
+def test_progress_counts_cases_and_may_stop(blocks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "CASES_PER_CHUNK", 1)
     seen: list[tuple[int, int]] = []
 
     def stop_at_three(done: int, total: int) -> None:
@@ -153,7 +157,8 @@ def test_a_patch_larger_than_the_volume_holds_it_in_its_middle(blocks: Any) -> N
 
 def test_cut_is_zero_outside() -> None:
     array = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
-    box = cut(array, np.array([-1, 0, 1]), np.array([2, 2, 2]))
+    box = np.full((1, 2, 2, 2), 9.0, dtype=np.float32)
+    cut(array, np.array([-1, 0, 1]), box)
     assert box[0].tolist() == [[[0, 0], [0, 0]], [[1, 0], [3, 0]]]
 
 
@@ -173,12 +178,72 @@ def test_no_training_cases_is_said(blocks: Any) -> None:
         Batches([], opened(blocks), blocks.plan)
 
 
-def test_large_sets_are_mapped_and_small_ones_held(
-    blocks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_arrays_are_mapped_and_lie_behind_each_other_in_few_files(blocks: Any) -> None:
+    store = opened(blocks)
+    assert len(list(blocks.home.cache.rglob("*.image.npy"))) == 1
+    for case in blocks.dataset.cases:
+        assert store.image(case.case_id).base is not None  # a view, nothing was read
+        assert not store.image(case.case_id).flags.writeable
+        assert store.image(case.case_id).shape == (1, 12, 12, 8)
+
+
+def test_a_chunk_closes_once_it_holds_enough_voxels(blocks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "VOXELS_PER_CHUNK", 3 * 12 * 12 * 8)
+    opened(blocks)
+    assert len(list(blocks.home.cache.rglob("*.image.npy"))) == 3
+
+
+def test_cases_of_different_shapes_share_a_file(tmp_path: Path, blocks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = blocks.dataset.cases
+    wanted = {case.case_id: cache._prepare(case, blocks.plan, blocks.home.scans) for case in cases}
+    cut_off = {
+        id_: (image[:, n:], mask[n:]) for n, (id_, (image, mask)) in enumerate(wanted.items()) if mask is not None
+    }
+    monkeypatch.setattr(cache, "_prepare", lambda case, plan, scans: cut_off[case.case_id])
+    store = opened(blocks)
+    for case_id, (image, mask) in cut_off.items():
+        assert np.array_equal(store.image(case_id), image)
+        assert np.array_equal(store.mask(case_id), mask)
+        assert all(mask[tuple(point[1:])] == point[0] for point in store.points(case_id))
+
+
+def test_what_does_not_fit_into_memory_is_stored_in_half_the_space(
+    blocks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = blocks.dataset.cases[0].case_id
-    assert not isinstance(opened(blocks)._arrays[0]["image"], np.memmap)
+    exact = np.array(opened(blocks).image(case))
     monkeypatch.setattr(cache, "RAM_SHARE", 0.0)
     store = opened(blocks)
-    assert isinstance(store._arrays[0]["image"], np.memmap)
-    assert store.image(case).shape == (1, 12, 12, 8)
+    assert store.stored(case).dtype == np.float16
+    assert store.image(case).dtype == np.float32
+    assert np.allclose(store.image(case), exact, rtol=1e-3)
+    batch = Batches(blocks.dataset.cases, store, blocks.plan).draw(0)
+    assert batch.images.dtype == torch.float32
+
+
+def test_points_are_a_sample_of_each_label_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "POINTS_PER_LABEL", 4)
+    mask = np.zeros((4, 4, 4), dtype=np.uint8)
+    mask[1, 2, 3], mask[2:] = 7, 2
+    points = cache.labelled_points(mask, seed=0)
+    assert points[:, 0].tolist() == [2, 2, 2, 2, 7]
+    assert points[4].tolist() == [7, 1, 2, 3]
+    assert len(np.unique(points, axis=0)) == 5
+    assert cache.labelled_points(np.zeros((2, 2, 2), dtype=np.uint8), seed=0).shape == (0, 4)
+
+
+def test_every_label_is_centred_on_as_often(blocks: Any) -> None:
+    store = opened(blocks)
+    case = blocks.dataset.cases[0]
+    points = np.array([[1, 2, 2, 2]] * 9 + [[2, 9, 9, 5]], dtype=np.int16)
+    rare = SimpleNamespace(stored=store.stored, mask=store.mask, points=lambda _: points)
+    plan = blocks.plan.model_copy(update={"patch": (2, 2, 2), "foreground_share": 1.0, "batch": 64})
+    batches = Batches([case], rare, plan)  # type: ignore[arg-type]
+    seen = [np.array_equal(patch[0], store.image(case.case_id)[0, 8:10, 8:10, 4:6]) for patch in batches.draw(0).images]
+    assert 20 < sum(seen) < 44
+
+
+def test_the_batch_knows_the_places_of_its_cases(blocks: Any) -> None:
+    plan = blocks.plan.model_copy(update={"batch": 5})
+    batches = Batches(blocks.dataset.cases, opened(blocks), plan, rank=1, world=2)
+    assert batches.draw(3).places == (1, 3)

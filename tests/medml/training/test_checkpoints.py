@@ -9,7 +9,7 @@ import torch
 
 from medml.errors import MedmlError
 from medml.training import checkpoints
-from medml.training.checkpoints import load_checkpoint, save_checkpoint
+from medml.training.checkpoints import load_checkpoint, note_pieces, noted_pieces, save_checkpoint
 
 
 def state(step: int) -> dict[str, object]:
@@ -83,3 +83,9 @@ def test_objects_are_not_unpickled(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, {"path": Path("x")})
     with pytest.raises(Exception, match="Weights only load failed"):
         load_checkpoint(tmp_path)
+
+
+def test_what_fits_into_memory_is_noted_for_the_next_start(tmp_path: Path) -> None:
+    assert noted_pieces(tmp_path) == 1
+    note_pieces(tmp_path, 4)
+    assert noted_pieces(tmp_path) == 4

@@ -80,8 +80,8 @@ def test_a_small_volume_is_one_patch_that_halves_three_times() -> None:
     made = plan(SMALL_VOLUME, dataset("segment", ORGANS))
     assert made.patch == (40, 56, 40)
     assert made.spacing_mm == (1.0, 1.0, 1.0)
-    assert made.network == "unet"
-    assert made.network_options["strides"] == ((2, 2, 2),) * 3
+    assert made.network == "folded_unet"
+    assert len(made.network_options["filters"]) == 3  # folding halves once, the strides twice
     assert (made.loss, made.seed, made.dims) == ("dice_ce", 5, 3)
 
 
@@ -113,9 +113,11 @@ def test_thick_slices_take_the_tenth_percentile_along_them() -> None:
 
 def test_a_network_is_as_large_as_its_minutes_allow() -> None:
     options = [plan(SMALL_PICTURE, dataset("classify", BINARY), budget=m).network_options for m in (0.1, 500)]
-    assert [choice["widen_factor"] for choice in options] == [0.25, 1.0]
-    made = plan(SMALL_VOLUME, dataset("segment", ORGANS), budget=10_000)
-    assert made.network == "dynunet"
+    assert [choice["widen_factor"] for choice in options] == [0.25, 0.5]
+    widths = [
+        plan(SMALL_VOLUME, dataset("segment", ORGANS), budget=m).network_options["filters"] for m in (0.1, 10_000)
+    ]
+    assert widths == [(16, 32, 64), (96, 192, 384)]
 
 
 def test_few_cases_get_no_wide_network() -> None:
@@ -124,8 +126,9 @@ def test_few_cases_get_no_wide_network() -> None:
 
 
 def test_a_short_budget_takes_smaller_batches_for_more_steps() -> None:
-    short, long = (plan(SMALL_VOLUME, dataset("segment", ORGANS), budget=minutes) for minutes in (1, 60))
-    assert short.batch < long.batch == 8
+    pictures = fingerprint("segment", shape=(64, 64, 1), cases=40)
+    short, long = (plan(pictures, dataset("segment", ORGANS), budget=minutes) for minutes in (0.01, 60))
+    assert short.batch < long.batch == 32
 
 
 def test_ct_segmenters_clip_to_the_foreground_and_classifiers_to_soft_tissue() -> None:
@@ -158,7 +161,11 @@ def test_colour_pictures_keep_their_colours_and_flip_both_ways() -> None:
     ],
 )
 def test_an_axis_along_which_labels_name_sides_is_not_flipped(labels: dict[int, str], flips: tuple[int, ...]) -> None:
-    assert plan(SMALL_VOLUME, dataset("segment", labels)).augmentation.flip_axes == flips
+    unoriented = SMALL_VOLUME.model_copy(update={"geometry": "none", "spacings": ()})
+    assert plan(unoriented, dataset("segment", labels)).augmentation.flip_axes == flips
+    made = plan(SMALL_VOLUME, dataset("segment", labels))
+    assert made.augmentation.flip_axes == tuple(axis for axis in flips if axis == 0)  # nobody is scanned upside down
+    assert made.tta_flips == made.augmentation.flip_axes
 
 
 def test_radiographs_are_not_flipped_and_grey_pictures_only_from_left_to_right() -> None:
@@ -215,12 +222,12 @@ def test_an_epoch_is_capped_for_large_sets_and_stretched_for_tiny_ones() -> None
 
 
 def test_overrides_win_and_later_choices_follow() -> None:
-    overrides = {"patch": [16, 16, 16], "augmentation": {"rotate_deg": 5}, "network_options": {"num_res_units": 1}}
+    overrides = {"patch": [16, 16, 16], "augmentation": {"rotate_deg": 5}, "network_options": {"fold": [1, 1, 1]}}
     made = plan(SMALL_VOLUME, dataset("segment", ORGANS), **overrides)
     assert made.patch == (16, 16, 16)
-    assert made.network_options["strides"] == ((2, 2, 2),) * 2
-    assert made.network_options["num_res_units"] == 1
-    assert (made.augmentation.rotate_deg, made.augmentation.flip_axes) == (5.0, (0, 1, 2))
+    assert len(made.network_options["filters"]) == 3  # 16 voxels are halved twice
+    assert made.network_options["fold"] == (1, 1, 1)
+    assert (made.augmentation.rotate_deg, made.augmentation.flip_axes) == (5.0, (0,))
     assert made.reasons["patch"] == "set by the experiment"
 
 
@@ -232,9 +239,9 @@ def test_another_network_starts_from_its_own_options() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"pach": [8, 8, 8]}, r"plan\.pach: cannot be set; expected one of .*patch"),
+        ({"pach": [8, 8, 8]}, r"plan\.pach: is no key of a plan; expected one of .*patch"),
         ({"labels": {0: "x"}}, r"plan\.labels: cannot be set"),
-        ({"minutes": 3}, r"minutes and epochs stand under budget"),
+        ({"minutes": 3}, r"plan\.minutes: cannot be set: set budget.minutes"),
         ({"batch": "many"}, r"plan\.batch: .*integer.*'many'"),
         ({"augmentation": {"rotat": 3}}, r"plan\.augmentation\.rotat: "),
     ],

@@ -20,7 +20,7 @@ from medml.errors import ConfigError, LeakageError, MedmlError
 from medml.io.files import read_record
 from medml.networks.package import load_package
 from medml.records.plan import Epoch, TrainingJob
-from medml.training import loop
+from medml.training import changes, learner, loop
 from medml.training.__main__ import main, train
 from medml.training.checkpoints import load_checkpoint
 from medml.training.stopping import StopSignal
@@ -51,7 +51,7 @@ def test_a_segmenter_is_trained_reported_and_packaged(blocks: Any, write_job: Wr
     run = run_job(write_job(type(blocks)(blocks.home, blocks.dataset, plan)))
     epochs = epochs_of(run)
     assert [(epoch.epoch, epoch.step) for epoch in epochs] == [(n, 10 * n) for n in range(1, 9)]
-    assert epochs[-1].metrics["val_dice"] > 0.6 > epochs[0].metrics["val_dice"]
+    assert epochs[-1].metrics["val_dice"] > max(0.75, epochs[0].metrics["val_dice"])
     assert epochs[-1].metrics["train_loss"] < epochs[0].metrics["train_loss"]
     package = load_package(run / "package")
     assert package.plan == plan
@@ -77,23 +77,24 @@ def test_a_broken_off_training_goes_on_to_the_very_same_weights(
     phantoms = request.getfixturevalue(kind)
     whole = run_job(write_job(phantoms, "whole"))
     job = write_job(phantoms, "broken")
-    real, calls = loop.Training._update, []
+    real, calls = loop.Training._train_step, []
 
-    def stop_in_the_middle(self: loop.Training, batch: Any) -> None:
-        real(self, batch)
+    def stop_in_the_middle(self: loop.Training, done: float) -> None:
+        real(self, done)
         calls.append(1)
         if len(calls) == 5:  # the second epoch's second step
             self.stop.received = signal.SIGTERM
 
-    monkeypatch.setattr(loop.Training, "_update", stop_in_the_middle)
+    monkeypatch.setattr(loop.Training, "_train_step", stop_in_the_middle)
     with pytest.raises(SystemExit) as left:
         run_job(job)
     assert left.value.code == 143
     assert load_checkpoint(job.parent)["numbers"]["step"] == 5  # type: ignore[index]
-    monkeypatch.setattr(loop.Training, "_update", real)
+    monkeypatch.setattr(loop.Training, "_train_step", real)
     broken = run_job(job)
     assert same_weights(whole, broken)
-    plain = [[epoch.model_dump(exclude={"seconds"}) for epoch in epochs_of(run)] for run in (whole, broken)]
+    clocks: Any = {"seconds": True, "metrics": {"data_wait"}}
+    plain = [[epoch.model_dump(exclude=clocks) for epoch in epochs_of(run)] for run in (whole, broken)]
     assert plain[0] == plain[1]
 
 
@@ -104,9 +105,8 @@ def test_epochs_after_the_last_checkpoint_are_trained_and_reported_again(blocks:
     run_job(run / "job.json")
     again = (run / "epochs.jsonl").read_text()
     assert [json.loads(line)["epoch"] for line in again.splitlines()] == [1, 2, 3, 4]
-    assert [json.loads(a)["metrics"] for a in again.splitlines()] == [
-        json.loads(a)["metrics"] for a in lines.splitlines()
-    ]
+    losses = [[json.loads(line)["metrics"]["train_loss"] for line in text.splitlines()] for text in (again, lines)]
+    assert losses[0] == losses[1]
 
 
 def test_a_loss_that_is_no_number_names_the_cases_and_keeps_the_checkpoint(
@@ -118,7 +118,7 @@ def test_a_loss_that_is_no_number_names_the_cases_and_keeps_the_checkpoint(
     def poison(images: torch.Tensor, masks: torch.Tensor, *rest: Any, **named: Any) -> Any:
         return real(images * (float("nan") if named["step"] == 4 else 1.0), masks, *rest, **named)
 
-    monkeypatch.setattr(loop, "augment", poison)
+    monkeypatch.setattr(changes, "augment", poison)
     with pytest.raises(MedmlError, match=r"the loss became nan at step 4 \(cases 0{22}"):
         run_job(job)
     state = load_checkpoint(job.parent)
@@ -131,7 +131,7 @@ def test_gradients_that_overflow_are_left_out_and_end_the_training_if_they_stay(
     blocks: Any, write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = blocks.plan.model_copy(update={"steps_per_epoch": 30, "epochs": 1})
-    monkeypatch.setattr(loop.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    monkeypatch.setattr(learner.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
     with pytest.raises(MedmlError, match="gradients were not finite in 21 steps in a row"):
         run_job(write_job(type(blocks)(blocks.home, blocks.dataset, plan)))
 
@@ -139,7 +139,7 @@ def test_gradients_that_overflow_are_left_out_and_end_the_training_if_they_stay(
 def test_out_of_memory_halves_the_batch_and_goes_on(
     pictures: Any, write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, sizes = loop.run_network, []
+    real, sizes = learner.run_network, []
 
     def small_memory(network: Any, images: torch.Tensor, plan: Any) -> Any:
         sizes.append(len(images))
@@ -147,7 +147,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(network, images, plan)
 
-    monkeypatch.setattr(loop, "run_network", small_memory)
+    monkeypatch.setattr(learner, "run_network", small_memory)
     plan = pictures.plan.model_copy(update={"epochs": 1})
     run = run_job(write_job(type(pictures)(pictures.home, pictures.dataset, plan)))
     assert sizes[:3] == [2, 1, 1]
@@ -160,7 +160,7 @@ def test_too_little_memory_for_one_case_says_what_to_change(
     def no_memory(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop, "run_network", no_memory)
+    monkeypatch.setattr(learner, "run_network", no_memory)
     with pytest.raises(MedmlError, match=r"out of memory with 1 cases of .* set a smaller plan\.batch"):
         run_job(write_job(pictures))
 
@@ -174,7 +174,7 @@ def test_training_stops_when_validation_gets_no_better(blocks: Any, write_job: W
 
 
 def test_training_ends_with_its_minutes(blocks: Any, write_job: WriteJob) -> None:
-    plan = blocks.plan.model_copy(update={"epochs": 10_000, "minutes": 0.02})
+    plan = blocks.plan.model_copy(update={"epochs": 10_000, "minutes": 0.1})
     run = run_job(write_job(type(blocks)(blocks.home, blocks.dataset, plan)))
     last = epochs_of(run)[-1]
     assert last.note == "stopped: the budget is used"
@@ -200,7 +200,7 @@ def test_a_run_folder_of_another_network_is_refused(blocks: Any, pictures: Any, 
     run_job(job)
     plan = blocks.plan.model_copy(update={"network": "segresnet", "network_options": {"init_filters": 8}})
     write_job(type(blocks)(blocks.home, blocks.dataset, plan))
-    with pytest.raises(MedmlError, match="network unet, expected 1 and segresnet; train into a new run folder"):
+    with pytest.raises(MedmlError, match="network unet, expected 2 and segresnet; train into a new run folder"):
         run_job(job)
 
 
@@ -229,7 +229,8 @@ def test_sigterm_saves_and_leaves_with_143(blocks: Any, write_job: WriteJob) -> 
     assert state["numbers"]["step"] >= 3
 
 
-def test_two_processes_train_together(blocks: Any, write_job: WriteJob) -> None:
+@pytest.mark.slow
+def test_torchrun_starts_two_processes_that_train_together(blocks: Any, write_job: WriteJob) -> None:
     job = write_job(blocks)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

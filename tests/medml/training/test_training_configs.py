@@ -8,7 +8,15 @@ from medml.config import load_config
 from medml.records.experiment import Experiment
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "training"
-NAMES = ("hippocampus", "breastmnist", "adrenalmnist3d", "nih_cxr", "demo_segmenter", "demo_classifier")
+NAMES = (
+    "hippocampus",
+    "breastmnist",
+    "adrenalmnist3d",
+    "nih_cxr",
+    "demo_segmenter",
+    "demo_classifier",
+    "thick_slices",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,79 @@
+"""From scans to arrays and a plan: nnU-Net's plan_and_preprocess and ours, of the same cases, whole processes.
+
+The cases are those of `benchmarks.hippocampus` that are not scored. nnU-Net makes its full-resolution configuration
+only, with two processes. Ours takes a fingerprint of the training cases, plans, and makes the arrays of training and
+validation cases. The start of the interpreter and all imports count on both sides.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.hippocampus import ROOT, Hippocampus, prepare
+from benchmarks.pairs import Pair
+from benchmarks.peers import nnunet_python
+
+ROUNDS = 3
+
+
+def run() -> list[Pair]:
+    """Skip with a reason where the data or nnU-Net is not there."""
+    try:
+        data, peer = prepare(), nnunet_python()
+    except SystemExit as reason:
+        print(f"preparation: skipped, {reason}", file=sys.stderr)
+        return []
+    times: dict[str, list[tuple[float, float]]] = {"ours": [], "peer": []}
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            times["ours"].append(_ours(data, Path(folder)))
+            times["peer"].append(_nnunet(data, peer, Path(folder)))
+    own, other = ([statistics.median(column) for column in zip(*times[name], strict=True)] for name in ("ours", "peer"))
+    count = len(data.dataset.cases) - len(data.dataset.test)
+    return [
+        Pair(
+            f"plan and preprocess {count} hippocampi",
+            "nnU-Net v2 plan_and_preprocess",
+            own[0],
+            other[0],
+            own[1],
+            other[1],
+            f"{count} cases each",
+        )
+    ]
+
+
+def _ours(data: Hippocampus, folder: Path) -> tuple[float, float]:
+    manifest = next((data.home.datasets / "hippocampus").glob("*.json"))
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.preparation",
+        str(manifest),
+        str(data.home.scans),
+        str(folder / "cache"),
+    ]
+    return _taken(command, dict(os.environ))
+
+
+def _nnunet(data: Hippocampus, python: Path, folder: Path) -> tuple[float, float]:
+    program = python.with_name("nnUNetv2_plan_and_preprocess")
+    command = [str(program), "-d", "4", "-c", "3d_fullres", "-npfp", "2", "-np", "2"]
+    return _taken(command, {**os.environ, **data.nnunet, "nnUNet_preprocessed": str(folder / "preprocessed")})
+
+
+def _taken(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Return CPU and wall seconds of a process and its children."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{command[0]} ended with {child.returncode}")
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - start
