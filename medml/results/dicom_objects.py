@@ -86,7 +86,7 @@ def write_dicom(
     for data, suffix in ((segments, ".seg.dcm"), (report, ".sr.dcm")):
         if data is not None:
             path = named(out, "dicom", job.scan_id, suffix)
-            write_atomic(path, lambda temporary, data=data: data.save_as(temporary))  # type: ignore[misc]
+            write_atomic(path, lambda temporary, data=data: data.save_as(temporary), mode=0o600)  # type: ignore[misc]
             paths.append(path)
     return tuple(paths), ""
 

@@ -53,6 +53,7 @@ def test_a_scan_from_dicom_gets_a_segmentation_and_a_report(tmp_path: Path, job:
     written = write_outputs(tmp_path, job, segmented(job), plan_of(make_plan), previews=False, dicom=RESULTS)
     assert sorted(written.outputs) == ["dicom/ab12.seg.dcm", "dicom/ab12.sr.dcm", "masks/ab12.nii.gz"]
     assert written.reason == ""
+    assert (tmp_path / "dicom" / "ab12.seg.dcm").stat().st_mode & 0o777 == 0o600  # it names the patient
     seg = pydicom.dcmread(tmp_path / "dicom" / "ab12.seg.dcm")
     report = pydicom.dcmread(tmp_path / "dicom" / "ab12.sr.dcm")
     source = pydicom.dcmread(job.locator["files"][0], stop_before_pixels=True)
