@@ -7,10 +7,13 @@ STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 APT := chromium postgresql orthanc orthanc-dicomweb dcmtk dicom3tools
 
-.PHONY: demo test test-all bench lint docs setup system clean
+.PHONY: demo demo-offline test test-all bench lint docs lock audit setup system clean
 
 demo: setup  ## the whole way on phantoms: ingest, train, evaluate, register, predict
 	$(BIN)/python -m pipelines.demo
+
+demo-offline: setup  ## the same where nothing but loopback can be reached: nothing needs or waits for a network
+	unshare -rn sh -c 'ip link set lo up && exec $(BIN)/python -m pipelines.demo'
 
 test: setup  ## the tests; what needs a part that `make system` installs is skipped with a reason
 	$(PYTEST) -m "not slow and not gpu"
@@ -28,6 +31,17 @@ lint: setup  ## ruff and the strict type checker
 
 docs: setup  ## check that every link in the documentation leads somewhere
 	$(BIN)/python -m pytest tests/test_docs.py
+
+lock: setup  ## requirements.lock: the sha256 of every file of what constraints.txt pins, torch apart; asks a package index
+	$(PYTHON) -m venv .bench/lock
+	.bench/lock/bin/python -m pip install --quiet uv==0.13.9
+	.bench/lock/bin/uv pip compile constraints.txt --no-deps --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --no-emit-package torch --python-version 3.11 --quiet -o requirements.lock
+
+audit: setup  ## known vulnerabilities of what is pinned; asks the advisory database, so it needs a network
+	$(PYTHON) -m venv .bench/audit
+	.bench/audit/bin/python -m pip install --quiet pip-audit
+	.bench/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 setup: $(STAMP)  ## .venv with everything medml needs
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-TABLES = ("metrics", "sliding_window", "classifiers", "patches", "preparation")
-WHOLE = ("ingest", "conformal", "training_step")  # print and keep results of their own
+TABLES = ("metrics", "classifiers", "patches", "preparation")
+WHOLE = ("ingest", "conformal", "training_step", "inference", "orchestration")  # print and keep results of their own
 
 
 def main() -> int:

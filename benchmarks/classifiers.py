@@ -1,6 +1,6 @@
 """Images per second of classifier training: ours, the tutorials' loops in fp32, and the network's step alone.
 
-Ours is the `Training` class with its batches, augmentation, mixup, loss, clipping, optimiser and averaged weights. The
+Ours is the `Training` class with its batches, augmentation, loss, clipping, optimiser and averaged weights. The
 peers are the loops that MedMNIST (ResNet-18, 28x28) and MONAI's MedNIST tutorial (DenseNet-121, 64x64) show, with the
 same network from the same class: a DataLoader in this process over images that are in memory already. The bare step is
 network, cross-entropy and AdamW on one batch of random tensors, in our precision and memory format.
@@ -128,7 +128,7 @@ def _plan(task: Task) -> Plan:
         patience=1,
         learning_rate=1e-3,
         loss="cross_entropy",
-        augmentation=Augmentation(flip_axes=(0,), translate=0.08, mix=0.3),
+        augmentation=Augmentation(flip_axes=(0,), translate=0.08),
         compile="never",
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 
 from medml.errors import GeometryError
@@ -14,6 +17,12 @@ def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
     """Return the voxel size along I, J and K in mm: the column norms of ``affine`` (4, 4)."""
     i, j, k = np.linalg.norm(np.asarray(affine, dtype=float)[:3, :3], axis=0)
     return float(i), float(j), float(k)
+
+
+def plane_of(normal: Sequence[float] | np.ndarray) -> Literal["sagittal", "coronal", "axial"]:
+    """Return the patient's plane whose normal is closest to ``normal`` (x, y, z), of either sign."""
+    planes: tuple[Literal["sagittal", "coronal", "axial"], ...] = ("sagittal", "coronal", "axial")
+    return planes[int(np.argmax(np.abs(np.asarray(normal))))]
 
 
 def flip_lps_ras(affine: np.ndarray) -> np.ndarray:

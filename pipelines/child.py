@@ -57,14 +57,14 @@ def run_training(
     job = read_record(run / "job.json", TrainingJob)
     with (run / "train.log").open("ab") as log:
         child = subprocess.Popen(
-            _command(run, job), stdout=log, stderr=log, env=_environment(job), preexec_fn=_die_with_parent
+            _command(run, job), stdout=log, stderr=log, env=_environment(job), preexec_fn=die_with_parent
         )
     try:
         _follow(child, run, on_epochs, on_steps, on_system, bar)
     finally:
         _stop(child)
     if child.returncode != 0:
-        raise MedmlError(f"training stopped with exit code {child.returncode}: {_last_words(run / 'train.log')}")
+        raise MedmlError(f"training stopped with exit code {child.returncode}: {last_words(run / 'train.log')}")
     return run / "package"
 
 
@@ -170,11 +170,12 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """Return the last line of a log that says something."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else f"no output; see {log}"
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to end the child (SIGTERM: it saves a checkpoint) when the flow's process dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -12,7 +12,17 @@ from typing import Annotated
 import typer
 
 from medml.records.home import Home
-from pipelines import data_verbs, model_verbs, operating_verbs
+from pipelines import (
+    batch_verbs,
+    data_verbs,
+    deploy_verbs,
+    housekeeping_verbs,
+    model_verbs,
+    operating_verbs,
+    pacs_verbs,
+    review_verbs,
+    schedule_verbs,
+)
 
 app = typer.Typer(
     name="medml",
@@ -24,7 +34,17 @@ app = typer.Typer(
     help="Medical-imaging pipeline: scans in, trained and registered models, results out. Research use only.",
     epilog="Exit codes: 0 all done, 1 some failed or were refused, 2 usage or configuration, 130 interrupted.",
 )
-for group in (data_verbs, model_verbs, operating_verbs):
+for group in (
+    data_verbs,
+    pacs_verbs,
+    model_verbs,
+    batch_verbs,
+    review_verbs,
+    operating_verbs,
+    schedule_verbs,
+    deploy_verbs,
+    housekeeping_verbs,
+):
     app.add_typer(group.verbs)
 
 

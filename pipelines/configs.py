@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medml.config import load_config
 from medml.errors import ConfigError
@@ -14,6 +14,9 @@ from medml.records.experiment import Experiment
 from medml.records.home import Home
 from medml.records.plan import Plan
 from pipelines.requests import read_request
+
+if TYPE_CHECKING:
+    from medml.results.doubts import DoubtLimits
 
 TRAINED_ELSEWHERE: dict[str, Any] = {
     "batch": 1,
@@ -125,3 +128,12 @@ def load_gate(name: str) -> GateConfig:
     if name == "default" and not (config_folder() / "gates" / "default.yaml").exists():
         return GateConfig()
     return load_config(named_config("gates", name), GateConfig)
+
+
+def load_doubt_limits(name: str) -> DoubtLimits:
+    """Return the limits of that name in ``configs/review``; "default" needs no file."""
+    from medml.results.doubts import DoubtLimits
+
+    if name == "default" and not (config_folder() / "review" / "default.yaml").exists():
+        return DoubtLimits()
+    return load_config(named_config("review", name), DoubtLimits)

@@ -7,13 +7,15 @@ from typing import Any
 from prefect import flow
 
 from medml.records.dataset import Task
+from pipelines.artifacts import told
+from pipelines.audit import AUDITED
 from pipelines.requests import read_request
 from pipelines.stores import open_catalogue
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
 
 
-@flow(name="dataset", flow_run_name="dataset {request}", persist_result=False)
+@flow(name="dataset", flow_run_name="dataset {request}", persist_result=False, **AUDITED)
 def dataset(request: str) -> VerbResult:
     """Freeze the cases of a selection into a versioned dataset, or say what is frozen already.
 
@@ -23,7 +25,8 @@ def dataset(request: str) -> VerbResult:
         A request id that holds the dataset's choice, its task and whether to refresh.
     """
     asked = read_request(current_home(), request)
-    return freeze_dataset(asked["dataset"], asked["task"], refresh=asked["refresh"], extend_test=asked["extend_test"])
+    frozen = freeze_dataset(asked["dataset"], asked["task"], refresh=asked["refresh"], extend_test=asked["extend_test"])
+    return told(frozen)
 
 
 @step("freeze dataset")

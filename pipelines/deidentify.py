@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from pipelines.audit import AUDITED
 from pipelines.progress import progress_bar
 from pipelines.requests import resolve_source
 from pipelines.stores import open_pseudonyms
@@ -13,7 +14,7 @@ from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
 
 
-@flow(name="deidentify", flow_run_name="deidentify {source}", persist_result=False)
+@flow(name="deidentify", flow_run_name="deidentify {source}", persist_result=False, **AUDITED)
 def deidentify(source: str) -> VerbResult:
     """De-identify DICOM files by PS3.15 Annex E; what may show a name in its pixels waits for a person.
 

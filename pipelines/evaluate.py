@@ -13,6 +13,8 @@ from prefect import flow
 from medml.records.dataset import Dataset
 from medml.records.plan import Epoch, Member, Plan
 from medml.records.report import Evaluation
+from pipelines.artifacts import told
+from pipelines.audit import AUDITED
 from pipelines.independence import chosen_test, compare, trained_on
 from pipelines.progress import Bar, progress_bar
 from pipelines.tasks import current_home, device_slot, step
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from medml.networks.predictor import Predictor
 
 
-@flow(name="evaluate", flow_run_name="evaluate {model}", persist_result=False)
+@flow(name="evaluate", flow_run_name="evaluate {model}", persist_result=False, **AUDITED)
 def evaluate(
     model: str,
     dataset: str | None = None,
@@ -48,7 +50,7 @@ def evaluate(
     every_case : bool
         Evaluate all cases of the dataset, not only its test set.
     """
-    return evaluate_registered(model, dataset, device, allow_seen, every_case)
+    return told(evaluate_registered(model, dataset, device, allow_seen, every_case))
 
 
 @step("evaluate model")

@@ -7,13 +7,14 @@ from pathlib import Path
 from prefect import flow
 
 from medml.records.scan import Outcome, Volume
+from pipelines.audit import AUDITED
 from pipelines.requests import read_request
 from pipelines.stores import open_pseudonyms
 from pipelines.tasks import current_home, device_slot, step
 from pipelines.verb import VerbResult
 
 
-@flow(name="explain", flow_run_name="explain {model}", persist_result=False)
+@flow(name="explain", flow_run_name="explain {model}", persist_result=False, **AUDITED)
 def explain(model: str, request: str, device: str = "auto") -> VerbResult:
     """Map what mattered for one scan, check the maps, and show the layers.
 

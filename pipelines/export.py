@@ -7,13 +7,14 @@ from pathlib import Path
 from prefect import flow
 
 from medml.errors import ConfigError
+from pipelines.audit import AUDITED
 from pipelines.progress import progress_bar
 from pipelines.requests import read_request
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
 
 
-@flow(name="export", flow_run_name="export {dataset} as {layout}", persist_result=False)
+@flow(name="export", flow_run_name="export {dataset} as {layout}", persist_result=False, **AUDITED)
 def export(dataset: str, layout: str, request: str) -> VerbResult:
     """Write a frozen dataset as an nnU-Net, MSD or BIDS folder.
 
@@ -32,6 +33,7 @@ def export(dataset: str, layout: str, request: str) -> VerbResult:
 @step("export dataset")
 def export_dataset(name: str, layout: str, request: str) -> VerbResult:
     """One call into `medml.datasets.export`."""
+    from medml.datasets.erasure import refuse_erased
     from medml.datasets.export import LAYOUTS
     from medml.datasets.export import export_dataset as write
     from medml.datasets.freeze import load
@@ -42,6 +44,7 @@ def export_dataset(name: str, layout: str, request: str) -> VerbResult:
     out = Path(read_request(home, request)["output"])
     stem, _, digest = name.partition("@")
     dataset = load(home, stem, digest or None)
+    refuse_erased(home, dataset, "exported")
     with progress_bar("export") as bar:
         written = write(dataset, home, out, layout, on_case=bar.counter(len(dataset.cases)))  # type: ignore[arg-type]
     notes = []

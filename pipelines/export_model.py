@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 
 from medml.errors import ConfigError
+from pipelines.audit import AUDITED
 from pipelines.requests import read_request
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
@@ -14,7 +15,7 @@ from pipelines.verb import VerbResult
 FORMATS = ("bundle", "onnx")
 
 
-@flow(name="export-model", flow_run_name="export {model} as {layout}", persist_result=False)
+@flow(name="export-model", flow_run_name="export {model} as {layout}", persist_result=False, **AUDITED)
 def export_model(model: str, layout: str, request: str) -> VerbResult:
     """Write a registered model as a MONAI bundle or as an ONNX network.
 

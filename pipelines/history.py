@@ -22,6 +22,8 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.states import Crashed
 
+from pipelines.server import process_ended
+
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
@@ -63,17 +65,33 @@ def wait_until_stored(timeout: float = 20.0) -> int:
     return missing
 
 
-def mark_unfinished_as_crashed() -> None:
-    """Give every flow run that claims to be under way the state Crashed; called when nobody can be running one."""
+def mark_unfinished_as_crashed(*, everything: bool = True) -> int:
+    """Give flow runs that claim to be under way the state Crashed; return how many.
+
+    Parameters
+    ----------
+    everything : bool
+        All of them, because nobody can be running one; else those whose process is known and gone.
+    """
     under_way = FlowRunFilter(
         state=FlowRunFilterState(
-            type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+            type=FlowRunFilterStateType(
+                any_=[StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
+            )
         )
     )
     with get_client(sync_client=True) as client:
-        while runs := client.read_flow_runs(flow_run_filter=under_way, limit=CHUNK):
-            for run in runs:
-                client.set_flow_run_state(run.id, Crashed(message="the process ended without a word"), force=True)
+        dead = [run for run in _all_runs(client, under_way) if everything or process_ended(run.tags)]
+        for run in dead:
+            client.set_flow_run_state(run.id, Crashed(message="the process ended without a word"), force=True)
+    return len(dead)
+
+
+def _all_runs(client: Any, wanted: FlowRunFilter) -> list[Any]:
+    found: list[Any] = []
+    while part := client.read_flow_runs(flow_run_filter=wanted, limit=CHUNK, offset=len(found)):
+        found += part
+    return found
 
 
 def _made() -> dict[Key, str]:

@@ -41,6 +41,7 @@ def trained_on(home: Home, version: ModelVersion) -> Dataset | None:
 
 def chosen_test(home: Home, who: str, name: str | None, trained: Dataset | None, every_case: bool) -> Dataset:
     """Return the dataset whose test set is evaluated: its own, or all its cases."""
+    from medml.datasets.erasure import refuse_erased
     from medml.datasets.freeze import load
     from medml.datasets.overlap import all_cases
     from medml.errors import ConfigError
@@ -50,6 +51,7 @@ def chosen_test(home: Home, who: str, name: str | None, trained: Dataset | None,
         raise ConfigError(
             f"{who} was trained elsewhere and has no dataset of its own; name one: medml evaluate {who} DATASET"
         )
+    refuse_erased(home, frozen, "tested on")
     return all_cases(frozen) if every_case or not frozen.test else frozen
 
 

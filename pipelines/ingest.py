@@ -9,6 +9,8 @@ from typing import Any, cast
 from prefect import flow
 
 from medml.errors import ConfigError
+from pipelines.artifacts import told
+from pipelines.audit import AUDITED
 from pipelines.progress import progress_bar
 from pipelines.requests import resolve_source
 from pipelines.stores import open_catalogue, open_crosswalk, open_pseudonyms
@@ -16,7 +18,7 @@ from pipelines.tasks import current_home, guarded, step
 from pipelines.verb import VerbResult
 
 
-@flow(name="ingest", flow_run_name="ingest {source}", persist_result=False)
+@flow(name="ingest", flow_run_name="ingest {source}", persist_result=False, **AUDITED)
 def ingest(source: str, collection: str | None = None) -> VerbResult:
     """Read DICOM, NIfTI, MSD, nnU-Net, CSV, MedMNIST or pictures; check, de-identify, store, catalogue.
 
@@ -29,8 +31,8 @@ def ingest(source: str, collection: str | None = None) -> VerbResult:
     """
     runner = shard_runner(source)
     if runner is None:
-        return ingest_scans(source, collection)
-    return ingest_shards.with_options(task_runner=runner)(source, collection)
+        return told(ingest_scans(source, collection))
+    return told(ingest_shards.with_options(task_runner=runner)(source, collection))
 
 
 @step("ingest scans")
@@ -39,7 +41,7 @@ def ingest_scans(source: str, collection: str | None) -> VerbResult:
     return _ingest(source, collection)
 
 
-@flow(name="ingest shards", flow_run_name="ingest shards of {source}", persist_result=False)
+@flow(name="ingest shards", flow_run_name="ingest shards of {source}", persist_result=False, **AUDITED)
 def ingest_shards(source: str, collection: str | None = None) -> VerbResult:
     """The same with the scans read in shards, a task each, wherever the flow's runner has them run."""
 

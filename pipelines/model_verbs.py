@@ -286,8 +286,16 @@ def promote(
 @verbs.command(rich_help_panel=PANEL, epilog="Example: medml predict hippocampus@champion /data/new_scans -o results")
 def predict(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="NAME, NAME@alias or NAME/version; @champion if not said.")],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="DICOM folder, NIfTI file or folder, CSV manifest.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="NAME, NAME@alias or NAME/version; left out with --selection: its models."
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SRC", help="DICOM or NIfTI folder or file, CSV manifest; or an alias, such as inbox."),
+    ] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results; default: HOME/batches/ID.")
     ] = None,
@@ -295,20 +303,64 @@ def predict(
         Literal["binary", "labelmap", "none"],
         typer.Option(help="DICOM sources get a SEG of this kind and a structured report; none: NIfTI only."),
     ] = "binary",
+    capture: Annotated[
+        bool, typer.Option(help="DICOM sources get pictures with the result drawn in, for viewers that read no SEG.")
+    ] = True,
+    review: Annotated[
+        str, typer.Option(help="Name of a YAML in configs/review: which results a person must look at.")
+    ] = "default",
+    selection: Annotated[
+        str | None, typer.Option("--selection", "-s", help="Name of a YAML in configs/selection: which series.")
+    ] = None,
+    quiet_seconds: Annotated[
+        float, typer.Option(min=0, help="What changed more recently is left for the next run; inbox: at least 10.")
+    ] = 0.0,
     device: Device = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share the scans; default: one for each GPU, one on the CPU."),
+    ] = None,
+    runner: Annotated[
+        Literal["local", "dask"], typer.Option(help="dask: workers are tasks on a cluster whose machines see the home.")
+    ] = "local",
+    address: Annotated[str | None, typer.Option(help="The cluster's scheduler; default: one started here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run a model over many scans. Run it again after an interruption: what is done is skipped."""
     home: Home = context.obj
     with readable_errors():
-        path = existing(source)
+        from pipelines.selections import sort_out
+
+        asked = sort_out(home, model, source, selection, output)
 
     def flow() -> VerbResult:
         from pipelines.predict import predict as predict_flow
-        from pipelines.requests import write_request
+        from pipelines.predict_selection import predict_selection
 
-        out = absolute(output) if output else None
-        request = write_request(home, "predict", sources=[path], output=out)
-        return predict_flow(model, request, device=device, dicom=dicom)
+        request, quiet = asked.request(home), max(quiet_seconds, asked.quiet_seconds)
+        if selection and not asked.model:
+            return predict_selection(
+                selection,
+                request,
+                device=device,
+                dicom=dicom,
+                capture=capture,
+                review=review,
+                quiet_seconds=quiet,
+                workers=workers,
+            )
+        return predict_flow(
+            asked.model,
+            request,
+            selection=selection,
+            quiet_seconds=quiet,
+            device=device,
+            dicom=dicom,
+            capture=capture,
+            review=review,
+            workers=workers,
+            runner=runner,
+            runner_address=address,
+        )
 
     run_flow(home, flow, as_json)

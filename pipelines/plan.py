@@ -11,6 +11,7 @@ from medml.records.dataset import Dataset
 from medml.records.experiment import Experiment
 from medml.records.plan import Fingerprint, Plan
 from pipelines import dataset as dataset_flow
+from pipelines.audit import AUDITED
 from pipelines.requests import read_request
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
@@ -20,7 +21,7 @@ SET = "set by the experiment"
 MARK = "*"
 
 
-@flow(name="plan", flow_run_name="plan {request}", persist_result=False)
+@flow(name="plan", flow_run_name="plan {request}", persist_result=False, **AUDITED)
 def plan(request: str, device: str = "auto") -> VerbResult:
     """Freeze or use the dataset, measure it, and make the plan; nothing is trained.
 

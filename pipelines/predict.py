@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prefect import flow
 
-from medml.records.batch import BatchMeta, Job, LedgerRow, Prediction, Written
-from medml.records.candidate import Candidate
+from medml.records.batch import BatchMeta, LedgerRow
 from medml.records.home import Home
-from medml.records.scan import Outcome
-from pipelines.progress import progress_bar
+from pipelines.artifacts import told
+from pipelines.audit import AUDITED
+from pipelines.batch_run import Asked, BatchRun, Submit
+from pipelines.enlisting import Enlisting
 from pipelines.requests import resolve_source
-from pipelines.stores import open_catalogue, open_crosswalk, open_pseudonyms
-from pipelines.tasks import batch_lease, current_home, device_slot, step
+from pipelines.runners import task_runner
+from pipelines.stores import open_catalogue, open_pseudonyms
+from pipelines.tasks import current_home, guarded, step
 from pipelines.verb import VerbResult
 
 if TYPE_CHECKING:
-    from medml.networks.predictor import Predictor
     from medml.registry.models import ModelVersion
 
 
-@flow(name="predict", flow_run_name="predict {model} on {source}", persist_result=False)
+@flow(name="predict", flow_run_name="predict {model} on {source}", persist_result=False, **AUDITED)
 def predict(
     model: str,
     source: str,
     output: str | None = None,
     device: str = "auto",
     dicom: Literal["binary", "labelmap", "none"] = "binary",
+    capture: bool = True,
+    review: str = "default",
+    selection: str | None = None,
+    quiet_seconds: float = 0.0,
+    workers: int | None = None,
+    runner: Literal["local", "dask"] = "local",
+    runner_address: str | None = None,
 ) -> VerbResult:
     """Run a model over every scan of a source; what was done before is skipped.
 
@@ -44,17 +51,69 @@ def predict(
     output : str, optional
         Name of the batch folder below ``batches``; default: a name made from model and source.
     device : str
-        "auto", "cpu", "cuda" or "cuda:0".
+        "auto", "cpu", "cuda", "cuda:0" or several such as "cuda:0,cuda:1".
     dicom : str
         Which DICOM SEG a DICOM source gets, besides the structured report; "none": neither.
+    capture : bool
+        Whether it gets pictures with the result drawn in, too.
+    review : str
+        Name of a YAML in ``configs/review``: which results a person must look at.
+    selection : str, optional
+        Name of a YAML in ``configs/selection``: which series this model is for; default: all.
+    quiet_seconds : float
+        What changed more recently than this is left for the next run.
+    workers : int, optional
+        How many processes share the scans; default: one for each GPU, one on the CPU.
+    runner : str
+        "local": processes of this machine; "dask": tasks on a cluster whose machines see this home.
+    runner_address : str, optional
+        The cluster's scheduler; default: one that is started on this machine for as long as the batch runs.
     """
-    return predict_scans(model, source, output, device, dicom)
+    asked = Asked(
+        output=output,
+        device=device,
+        dicom=dicom,
+        capture=capture,
+        review=review,
+        selection=selection,
+        quiet_seconds=quiet_seconds,
+        workers=workers,
+        runner=runner,
+        runner_address=runner_address,
+    ).model_dump()
+    if runner == "local":
+        return told(predict_scans(model, source, **asked))
+    chosen = guarded(task_runner)(runner, runner_address, workers)
+    return told(predict_shards.with_options(task_runner=chosen)(model, source, asked))
 
 
 @step("predict scans")
-def predict_scans(model: str, source: str, output: str | None, device: str, dicom: str = "binary") -> VerbResult:
-    """Resolve the model, run the batch under a lease, write tables, ledger and report."""
-    from medml.networks.predictor import Predictor
+def predict_scans(model: str, source: str, output: str | None = None, device: str = "auto", **more: Any) -> VerbResult:
+    """Resolve the model, have the batch done by processes of this machine, write tables, ledger and report."""
+    return _predict(model, source, Asked(output=output, device=device, **more))
+
+
+@flow(name="predict shards", flow_run_name="predict shards of {source}", persist_result=False, **AUDITED)
+def predict_shards(model: str, source: str, asked: dict[str, Any]) -> VerbResult:
+    """The same with each worker a task, wherever the flow's runner has it run."""
+
+    def submit(listing: str, number: int, device: str) -> Any:
+        return cast(Any, work_shard).submit(listing, number, device)
+
+    return guarded(_predict)(model, source, Asked(**asked), submit)
+
+
+@step("work on scans")
+def work_shard(listing: str, number: int, device: str) -> None:
+    """Claim scans from the ledger until none is left; the list's name is opaque."""
+    from pipelines.worker import work_on
+
+    work_on(current_home(), listing, number, device)
+
+
+def _predict(model: str, source: str, asked: Asked, submit: Submit | None = None) -> VerbResult:
+    from medml.io.files import read_record
+    from medml.records.plan import Plan
     from medml.registry import models
     from medml.registry.tracking import Tracker
     from medml.store.ledger import Ledger
@@ -62,99 +121,25 @@ def predict_scans(model: str, source: str, output: str | None, device: str, dico
     home = current_home()
     request = resolve_source(home, source)
     version = models.resolve(Tracker.of(home), model)
-    predictor = Predictor(version.package_path, device=device)
-    batch_id, out = _place(home, version, request, output)
+    plan = read_record(version.package_path / "plan.json", Plan)
+    batch_id, out = _place(home, version, request, asked.output)
     ledger = Ledger(open_catalogue(home))
-    ledger.open_batch(batch_id, f"{version.name}/{version.version}", predictor.package.digest, source)
+    ledger.open_batch(batch_id, f"{version.name}/{version.version}", version.digest, source)
     meta = BatchMeta(
         model=version.name,
         version=version.version,
-        digest=predictor.package.digest,
-        task=predictor.plan.task,
-        labels=predictor.plan.labels,
+        digest=version.digest,
+        task=plan.task,
+        labels=plan.labels,
         batch_id=batch_id,
         started=_now(),
     )
-    with batch_lease(batch_id) as lease, device_slot(str(predictor.device)):
-        ledger.requeue(batch_id)
-        counts = _run(home, [Path(path) for path in request["sources"]], out, predictor, meta, ledger, lease, dicom)
-    return _finish(out, meta, ledger.rows(batch_id), counts)
-
-
-def _run(
-    home: Home,
-    sources: list[Path],
-    out: Path,
-    predictor: Predictor,
-    meta: BatchMeta,
-    ledger: Any,
-    lease: Any,
-    dicom: str,
-) -> Counter[str]:
-    """Hand the stages to each other and let the batch run."""
-    from medml.inference.batch import finished, run_batch
-    from medml.inference.channels import join_channels
-    from medml.records.labels import Author
-    from medml.results.dicom_objects import DicomResults
-    from medml.results.outputs import write_outputs
-
-    threshold = predictor.package.calibration.threshold
-    ignored: Counter[str] = Counter()
-    author = Author(name=meta.model, version=meta.version, digest=meta.digest)
-    name_uid = open_pseudonyms(home).uid
-    objects = None if dicom == "none" else DicomResults(author, name_uid, dicom)  # type: ignore[arg-type]
-
-    def write(job: Job, prediction: Prediction) -> Written:
-        return write_outputs(out, job, prediction, predictor.plan, threshold=threshold, dicom=objects)
-
-    with progress_bar("predicting") as bar:
-        count = bar.counter()
-        counts = run_batch(
-            join_channels(_found(sources, ignored), len(predictor.plan.channels)),
-            done=finished(ledger.rows(meta.batch_id), out, meta.digest),
-            read=_reader(home),
-            predict=lambda job: predictor.predict(job.reading.volume),
-            write=write,
-            record=lambda row: ledger.record(meta.batch_id, row, lease=lease),
-            on_row=lambda row: count(),
-            model=f"{meta.model}/{meta.version}",
-            model_digest=meta.digest,
-        )
-    return Counter(counts) + ignored
-
-
-def _found(sources: list[Path], ignored: Counter[str]) -> Iterator[Candidate | Outcome]:
-    """Yield what the walk finds; count what is no scan."""
-    from medml.catalogue.ingest import IngestConfig, find_scans
-
-    for source in sources:
-        for item in find_scans(source, IngestConfig()):
-            if isinstance(item, Outcome) and item.outcome == "ignored":
-                ignored["ignored"] += item.files
-            yield item
-
-
-def _reader(home: Home) -> Any:
-    """Return the function that reads a candidate, names its scan and notes its origin in the private crosswalk."""
-    from medml.io.files import content_digest
-    from medml.store.crosswalk import Origin
-
-    pseudonyms, crosswalk = open_pseudonyms(home), open_crosswalk(home)
-
-    def read(candidate: Candidate) -> Job:
-        reading = candidate.read()
-        digest = content_digest(reading.volume)
-        scan_id = pseudonyms.scan_id(candidate.identity, digest)
-        crosswalk.put([Origin(scan_id=scan_id, stamp=candidate.stamp, locator=candidate.locator)])
-        return Job(
-            scan_id=scan_id,
-            source=candidate.source,
-            reading=reading,
-            input_digest=digest,
-            locator=candidate.locator,
-        )
-
-    return read
+    run = BatchRun(home, ledger, meta, version.package_path, out, source, asked)
+    try:
+        enlisting = run.work([Path(path) for path in request["sources"]], len(plan.channels), submit)
+    finally:
+        run.export()
+    return _finish(out, run, enlisting)
 
 
 def _place(home: Home, version: ModelVersion, request: dict[str, Any], output: str | None) -> tuple[str, Path]:
@@ -173,23 +158,40 @@ def _place(home: Home, version: ModelVersion, request: dict[str, Any], output: s
     return batch_id, out
 
 
-def _finish(out: Path, meta: BatchMeta, rows: list[LedgerRow], counts: Counter[str]) -> VerbResult:
+def _finish(out: Path, run: BatchRun, enlisting: Enlisting) -> VerbResult:
     from medml.results.report import write_batch_report
-    from medml.results.tables import write_ledger, write_results
+    from medml.results.tables import write_results
 
-    meta = meta.model_copy(update={"finished": _now(), "ignored": counts["ignored"]})
-    write_ledger(out, rows)
+    rows = run.ledger.rows(run.meta.batch_id)
+    meta = run.meta.model_copy(update={"finished": _now(), "ignored": enlisting.ignored})
     results = write_results(out, rows, meta)
     report = write_batch_report(out, rows, meta)
-    shown = {key: value for key, value in counts.items() if value}
+    counts = _counts(rows, meta.started, enlisting)
     return VerbResult(
         verb="predict",
-        ok=not counts["failed"] and not counts["refused"],
-        counts=shown or {"scans": 0},
+        ok=not any(counts.get(status) for status in ("failed", "refused", "queued", "running")),
+        counts=counts or {"scans": 0},
         outputs={"results": str(results), "report": str(report), "ledger": str(out / "ledger.json")},
         model=f"{meta.model}/{meta.version}",
+        summary={"batch": meta.batch_id},
         notes=_notes(rows),
     )
+
+
+def _counts(rows: list[LedgerRow], began: str, enlisting: Enlisting) -> dict[str, int]:
+    """Count by status what this run did, and beside it what it skipped or passed by.
+
+    ``done`` is every scan with results; those of them that a person should look at are ``needs_review`` too.
+    """
+    found = Counter(row.status for row in rows if row.status in ("queued", "running") or row.finished >= began)
+    skipped = enlisting.listed - found.total()
+    found["done"] += found["needs_review"]
+    more = {
+        "skipped": skipped,
+        "waiting": enlisting.waiting,
+        "ignored": enlisting.ignored,
+    }
+    return {name: number for name, number in (*found.most_common(), *more.items()) if number > 0}
 
 
 def _notes(rows: list[LedgerRow]) -> tuple[str, ...]:

@@ -26,9 +26,40 @@ LONGEST_PAUSE = 60.0
 _TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 
 
+class Pause:
+    """When to start something again that has ended: after a pause that doubles each time, up to a minute."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._since = time.monotonic()
+        self._due = 0.0
+        self.seconds = 0.0
+
+    def over(self, running: bool) -> bool:
+        """Say whether it has ended and its pause is over; from then on it counts as started again."""
+        now = time.monotonic()
+        if running:
+            if now - self._since > LONGEST_PAUSE:
+                self._failures = 0
+            return False
+        if not self._due:
+            self.seconds = min(2.0**self._failures, LONGEST_PAUSE)
+            self._failures, self._due = self._failures + 1, now + self.seconds
+            return False
+        if now < self._due:
+            return False
+        self._since, self._due = now, 0.0
+        return True
+
+    @property
+    def begins(self) -> bool:
+        """Whether a pause is being waited for."""
+        return bool(self._due)
+
+
 @dataclass
 class Child:
-    """A process that is started again when it ends, after a pause that doubles each time up to a minute.
+    """A process that is started again when it ends, after a `Pause`.
 
     Attributes
     ----------
@@ -38,6 +69,8 @@ class Child:
         The program's absolute path and its arguments.
     log : Path
         Where its output is appended.
+    restarts : int
+        How often it was started again.
     """
 
     name: str
@@ -45,9 +78,8 @@ class Child:
     log: Path
     environment: dict[str, str]
     process: subprocess.Popen[bytes] = field(init=False)
-    _failures: int = 0
-    _started: float = 0.0
-    _due: float = 0.0
+    restarts: int = 0
+    _pause: Pause = field(default_factory=Pause)
 
     def launch(self) -> None:
         """Start the process, in a process group of its own."""
@@ -61,23 +93,17 @@ class Child:
                 stderr=output,
                 start_new_session=True,
             )
-        self._started, self._due = time.monotonic(), 0.0
 
     def look_after(self) -> None:
         """Start the process again if it has ended and its pause is over."""
-        now = time.monotonic()
-        code = self.process.poll()
-        if code is None:
-            if now - self._started > LONGEST_PAUSE:
-                self._failures = 0
-        elif not self._due:
-            _end_group(self.process)
-            pause = min(2.0**self._failures, LONGEST_PAUSE)
-            self._failures += 1
-            self._due = now + pause
-            logger.warning("%s ended (code %s); starting it again in %.0f s; log: %s", self.name, code, pause, self.log)
-        elif now >= self._due:
+        code, waits = self.process.poll(), self._pause.begins
+        if self._pause.over(code is None):
             self.launch()
+            self.restarts += 1
+        elif self._pause.begins and not waits:
+            _end_group(self.process)
+            told = "%s ended (code %s); starting it again in %.0f s; log: %s"
+            logger.warning(told, self.name, code, self._pause.seconds, self.log)
 
     def wait_until(self, ready: Callable[[], bool], stopped: Sequence[int], timeout: float) -> None:
         """Wait until it is ready, or we are told to stop.

@@ -15,6 +15,8 @@ from pydantic import Field
 from medml.records.dataset import Dataset
 from medml.records.home import Home
 from medml.records.report import Decision, Signature
+from pipelines.artifacts import told
+from pipelines.audit import AUDITED
 from pipelines.configs import load_gate
 from pipelines.evaluate import evaluate_package
 from pipelines.independence import compare, trained_on
@@ -36,7 +38,7 @@ class Approval(RunInput):
     reason: str = Field(title="Why", min_length=3, max_length=500)
 
 
-@flow(name="promote", flow_run_name="promote {model}", persist_result=False)
+@flow(name="promote", flow_run_name="promote {model}", persist_result=False, **AUDITED)
 def promote(
     model: str,
     gate: str = "default",
@@ -63,11 +65,11 @@ def promote(
         Undo the last promotion instead.
     """
     if rollback:
-        return roll_back(model)
+        return told(roll_back(model))
     decision = judge(model, gate, on)
     if ask and decision.promoted:
         decision = ask_person(decision, minutes)
-    return conclude(decision)
+    return told(conclude(decision))
 
 
 @step("roll back champion")

@@ -12,6 +12,7 @@ from prefect import flow
 
 from medml.records.experiment import ForeignCard
 from medml.records.plan import Plan
+from pipelines.audit import AUDITED
 from pipelines.requests import read_request
 from pipelines.tasks import current_home, step
 from pipelines.verb import VerbResult
@@ -58,7 +59,7 @@ NOT_STATED = "Not stated."
 UNKNOWN_TERMS = "not known here; see where the weights come from."
 
 
-@flow(name="register", flow_run_name="register {name}", persist_result=False)
+@flow(name="register", flow_run_name="register {name}", persist_result=False, **AUDITED)
 def register(name: str, source: str) -> VerbResult:
     """Make a registered model of a MONAI bundle, or of a state dict of MONAI or nnU-Net.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -32,6 +33,7 @@ import psutil
 from medml.errors import ConfigError, MedmlError
 from medml.io.files import write_json
 from medml.records.home import Home
+from pipelines.credentials import read_login
 from pipelines.settings import prepare, server_environment
 
 logger = logging.getLogger(__name__)
@@ -85,6 +87,17 @@ class ServerHandle:
         """The address of the Prefect UI."""
         return self.api_url.removesuffix("/api")
 
+    @property
+    def own(self) -> bool:
+        """Whether it is the home's server, not one that ``PREFECT_API_URL`` named."""
+        return self._users is not None
+
+    @property
+    def pid(self) -> int:
+        """The server's process; 0 where it is not known."""
+        recorded = _read_record(self.home)
+        return recorded.pid if self.own and recorded else 0
+
     def running(self) -> bool:
         """Say whether the server's process lives; one that was given by ``PREFECT_API_URL`` is not ours to watch."""
         recorded = _read_record(self.home)
@@ -115,7 +128,8 @@ class ServerHandle:
             fcntl.flock(users, fcntl.LOCK_UN)
             if _try_lock(users):
                 _stop_recorded(self.home, self._child)
-        os.environ.pop("PREFECT_API_URL", None)
+        for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+            os.environ.pop(name, None)
 
     def _refuse_if_gone(self, *, late: bool, timeout: float) -> None:
         log = self.home.logs / "prefect.log"
@@ -144,12 +158,12 @@ def prefect_server(home: Home, *, handle: ServerHandle | None = None) -> Iterato
     handle = handle or start_early(home)
     try:
         # Prefect's import takes seconds and so does the server's start: they overlap.
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        import prefect
 
         from pipelines.history import remember_task_runs, wait_until_stored
 
         url = handle.wait()
-        with temporary_settings({PREFECT_API_URL: url}):
+        with connected(url), prefect.tags(process_tag()):
             bury_dead_runs(handle)
             remember_task_runs()
             try:
@@ -189,23 +203,61 @@ def start_early(home: Home, *, port: int | None = None, host: str = "127.0.0.1")
                 users.close()
                 raise
     os.environ["PREFECT_API_URL"] = recorded.url
+    use_login(home)
     return ServerHandle(home, recorded.url, users, child, alone=alone)
+
+
+def use_login(home: Home) -> None:
+    """Let this process and its children log in to the home's own server."""
+    os.environ["PREFECT_API_AUTH_STRING"] = read_login(home).text
+
+
+@contextlib.contextmanager
+def connected(api_url: str) -> Iterator[None]:
+    """Let Prefect's client speak to a server in this block, whatever its settings were when it was imported.
+
+    The login is that of the environment, where `start_early` puts the home's own.
+    """
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    login = os.environ.get("PREFECT_API_AUTH_STRING")
+    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_API_AUTH_STRING: login}):
+        yield
 
 
 def bury_dead_runs(handle: ServerHandle) -> None:
     """Mark runs as crashed that a killed process left unfinished.
 
-    Every process that runs a flow of this home holds the users' lock, so when we came first, nobody runs one.
+    Every process that runs a flow of this home holds the users' lock, so when we came first, nobody runs one. When
+    others are there, a run names its process by a tag (`process_tag`).
     """
-    if not handle.alone:
+    if not handle.own:
         return
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     from pipelines.history import mark_unfinished_as_crashed
 
-    with temporary_settings({PREFECT_API_URL: handle.api_url}):
-        mark_unfinished_as_crashed()
+    with connected(handle.api_url):
+        mark_unfinished_as_crashed(everything=handle.alone)
     handle.alone = False
+
+
+def process_tag() -> str:
+    """Return the tag that tells which process runs a flow; the name of its computer is only a digest in it."""
+    from medml.store.leases import this_owner
+
+    host, pid, start = this_owner().rsplit("/", 2)
+    return f"process:{hashlib.sha256(host.encode()).hexdigest()[:8]}-{pid}-{start}"
+
+
+def process_ended(tags: Iterable[str]) -> bool:
+    """Say whether the process that a run's tags name has ended; False where it cannot be known from here."""
+    from medml.store.leases import owner_alive, this_owner
+
+    here, host = process_tag().rsplit("-", 2)[0], this_owner().rsplit("/", 2)[0]
+    for tag in tags:
+        there, _, rest = tag.partition("-")
+        if there == here:
+            return owner_alive(f"{host}/{rest.replace('-', '/')}") is False
+    return False
 
 
 def running_server(home: Home) -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import fcntl
 import logging
 import os
@@ -15,23 +13,24 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from medml.errors import ConfigError
+from medml.errors import ConfigError, MedmlError
 from medml.records.home import Home
 from medml.registry.relocate import follow_home
-from pipelines.processes import POLL_SECONDS, Child, stop_on_signals
-from pipelines.schedules import FLOWS, TAG, ScheduleConfig, deployments, load_flows, load_schedules
-from pipelines.server import ServerHandle, bury_dead_runs, running_server, start_early
+from pipelines.credentials import login_file
+from pipelines.flow_server import error_file, go_file
+from pipelines.log_files import rotate
+from pipelines.parts import Part, forget_parts, note_parts, part_of
+from pipelines.processes import POLL_SECONDS, Child, Pause, stop_on_signals
+from pipelines.schedules import FLOWS, SchedulesConfig, load_schedules
+from pipelines.server import ServerHandle, bury_dead_runs, connected, running_server, start_early
 from pipelines.settings import child_environment, mlflow_environment, prepare
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.filters import DeploymentFilter
+from pipelines.upgrade import upgrade
 
 logger = logging.getLogger(__name__)
 
-READY_SECONDS = 180.0
-RUNS_AT_ONCE = 2
+READY_SECONDS = 600.0
+ROTATE_SECONDS = 60.0
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -71,26 +70,83 @@ def up(
     mlflow_url = elsewhere if elsewhere.startswith("http") else f"http://{host}:{mlflow_port}"
     with stop_on_signals() as stopped, ExitStack() as stack:
         stack.enter_context(_only_one(home))
-        prefect = start_early(home, port=prefect_port, host=host)
-        stack.callback(lambda: prefect.close())
-        mlflow = None if mlflow_url == elsewhere else _mlflow(home, host, mlflow_port, stack)
-        deployments(wanted, load_flows(flows))  # mistakes in the schedules are told before anything is served
-        prefect.wait(READY_SECONDS)
-        bury_dead_runs(prefect)
-        stack.callback(lambda: _pause_schedules(prefect.api_url))
+        rotate(home.logs)
+        upgrade(home)
+        prefect = _Prefect(home, start_early(home, port=prefect_port, host=host), host)
+        stack.callback(prefect.close)
         ready = home.prefect / "serving.ready"
-        server = _flows(home, schedules, flows, ready, stack)
+        server = _flows(home, schedules, flows, ready, stack)  # it reads everything while the servers start
+        mlflow = None if mlflow_url == elsewhere else _mlflow(home, host, mlflow_port, stack)
+        prefect.handle.wait(READY_SECONDS)
+        bury_dead_runs(prefect.handle)
+        go_file(home).touch()
+        stack.callback(lambda: _pause_schedules(prefect.handle.api_url))
+        stack.callback(forget_parts, home)
+        _wait_for_flows(home, server, ready, stopped)
         if mlflow:
             mlflow.wait_until(lambda: _answers(f"{mlflow_url}/health"), stopped, READY_SECONDS)
-        server.wait_until(ready.exists, stopped, READY_SECONDS)
         if not stopped:
-            _announce(home, prefect.ui_url, mlflow_url, wanted)
-        while not stopped:
-            for child in (mlflow, server):
-                if child:
-                    child.look_after()
-            prefect = _keep_prefect(prefect, host)
-            time.sleep(POLL_SECONDS)
+            _announce(home, prefect.handle.ui_url, mlflow_url, wanted)
+        _look_after(home, prefect, mlflow, server, mlflow_url, stopped)
+
+
+def _wait_for_flows(home: Home, server: Child, ready: Path, stopped: Sequence[int]) -> None:
+    """Wait until the deployments are registered; mistakes in the schedules are told in their own words."""
+    try:
+        server.wait_until(ready.exists, stopped, READY_SECONDS)
+    except MedmlError:
+        if error_file(home).exists():
+            raise ConfigError(error_file(home).read_text(encoding="utf-8")) from None
+        raise
+
+
+def _look_after(
+    home: Home, prefect: _Prefect, mlflow: Child | None, server: Child, mlflow_url: str, stopped: Sequence[int]
+) -> None:
+    """Start again what ends, note what runs, keep the logs small; until we are told to stop."""
+    noted: tuple[Part, ...] = ()
+    rotated = time.monotonic()
+    while not stopped:
+        prefect.look_after()
+        parts = [part_of("medml up", os.getpid()), prefect.part()]
+        for child, address in ((mlflow, mlflow_url), (server, "")):
+            if child:
+                child.look_after()
+                parts.append(part_of(child.name.removeprefix("the "), child.process.pid, address, child.restarts))
+        if tuple(parts) != noted:
+            noted = tuple(parts)
+            note_parts(home, noted)
+        if time.monotonic() - rotated > ROTATE_SECONDS:
+            rotate(home.logs)
+            rotated = time.monotonic()
+        time.sleep(POLL_SECONDS)
+
+
+class _Prefect:
+    """The home's Prefect server, started again on its port when it ends, after a pause that doubles each time."""
+
+    def __init__(self, home: Home, handle: ServerHandle, host: str) -> None:
+        self.home, self.handle, self.host = home, handle, host
+        self.restarts = 0
+        self._own, self._pause = handle.own, Pause()
+
+    def look_after(self) -> None:
+        if not self._pause.over(self.handle.running() and self.handle.own == self._own):
+            return
+        logger.warning("the Prefect server ended; starting it again on its port")
+        port = int(self.handle.ui_url.rpartition(":")[2])
+        self.handle.close()
+        try:
+            self.handle = start_early(self.home, port=port, host=self.host)
+        except MedmlError as error:
+            logger.warning("it could not be started, trying again later: %s", error)
+        self.restarts += 1
+
+    def part(self) -> Part:
+        return part_of("Prefect server", self.handle.pid, self.handle.ui_url, self.restarts)
+
+    def close(self) -> None:
+        self.handle.close()
 
 
 @contextmanager
@@ -112,35 +168,25 @@ def _mlflow(home: Home, host: str, port: int, stack: ExitStack) -> Child:
         *("--backend-store-uri", os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url),
         *("--default-artifact-root", home.mlartifacts.resolve().as_uri(), "--no-serve-artifacts"),
         "--uvicorn-opts=--no-access-log",
-        *("--allowed-hosts", f"{host}:{port},localhost:{port}"),
+        *("--app-name", "medml"),  # ours, which asks for the login: medml.registry.login
     ]
-    child = Child("the MLflow server", command, home.logs / "mlflow.log", mlflow_environment())
+    child = Child("the MLflow server", command, home.logs / "mlflow.log", mlflow_environment(home, port, host=host))
     child.launch()
     stack.callback(child.stop)
     return child
 
 
 def _flows(home: Home, schedules: Path, flows: Sequence[str], ready: Path, stack: ExitStack) -> Child:
-    ready.unlink(missing_ok=True)
+    for file in (ready, go_file(home), error_file(home)):
+        file.unlink(missing_ok=True)
     command = [
-        *(sys.executable, "-m", "pipelines.serving", str(home.root), str(schedules.resolve()), str(ready)),
+        *(sys.executable, "-m", "pipelines.flow_server", str(home.root), str(schedules.resolve()), str(ready)),
         *flows,
     ]
     child = Child("the process that serves the flows", command, home.logs / "serving.log", child_environment())
     child.launch()
     stack.callback(child.stop)
     return child
-
-
-def _keep_prefect(handle: ServerHandle, host: str) -> ServerHandle:
-    if handle.running():
-        return handle
-    logger.warning("the Prefect server ended; starting it again on its port")
-    port = int(handle.ui_url.rpartition(":")[2])
-    handle.close()
-    fresh = start_early(handle.home, port=port, host=host)
-    fresh.wait()
-    return fresh
 
 
 def _answers(url: str) -> bool:
@@ -160,91 +206,38 @@ def _refuse_taken(host: str, port: int) -> None:
             raise ConfigError(f"port {port} on {host} cannot be used ({error.strerror}); choose another one") from None
 
 
-def _announce(home: Home, prefect_url: str, mlflow_url: str, schedules: Sequence[ScheduleConfig]) -> None:
+def _announce(home: Home, prefect_url: str, mlflow_url: str, wanted: SchedulesConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]Prefect[/]  {prefect_url}   flows, runs, schedules; start a flow by hand under Deployments")
     console.print(f"[bold]MLflow[/]   {mlflow_url}   trainings, figures, models")
-    table = Table(
-        "schedule", "flow", "cron", "time zone", "parameters", "enabled", title="Schedules", title_justify="left"
+    console.print(
+        f"[bold]Login[/]    the line user:password in {login_file(home)} (only you can read it): Prefect asks for the "
+        "whole line, MLflow for its two halves"
     )
-    for item in schedules:
+    heads = ("name", "flow", "when", "parameters", "enabled")
+    table = Table(*heads, title="Schedules and triggers", title_justify="left")
+    when = {item.name: f"{item.cron} {item.timezone}" for item in wanted.schedules}
+    when |= {item.name: f"{item.when} quiet for {item.quiet_seconds:g} s" for item in wanted.triggers}
+    for item in wanted.planned:
         given = ", ".join(f"{key}={value}" for key, value in item.parameters.items())
-        table.add_row(item.name, item.flow, item.cron, item.timezone, given, "yes" if item.enabled else "no")
+        table.add_row(item.name, item.flow, when[item.name], given, "yes" if item.enabled else "no")
     console.print(table)
     console.print(f"Logs are in {home.logs}. Stop with Ctrl-C.")
 
 
-async def _serve_flows(schedules: Path, places: Sequence[str], ready: Path) -> None:
-    """Register the deployments, forget what is no longer wanted, and run what comes due."""
-    from prefect.runner import Runner
-
-    # `up` pauses the schedules itself: a runner that is told to stop does not always get to it.
-    runner = Runner(name="medml", limit=RUNS_AT_ONCE, query_seconds=5, pause_on_shutdown=False)
-    wanted = deployments(load_schedules(schedules), load_flows(places))
-    await _forget_deployments({f"{deployment.flow_name}/{deployment.name}" for deployment in wanted})
-    await _forget_missed_runs()
-    for deployment in wanted:
-        await runner.aadd_deployment(deployment)
-    ready.touch()
-    await runner.start()
-
-
-async def _forget_deployments(wanted: set[str]) -> None:
-    """Delete our deployments that the configuration no longer holds: it is the only source of schedules."""
-    from prefect.client.orchestration import get_client
-
-    async with get_client() as client:
-        for deployment in await client.read_deployments(deployment_filter=_ours()):
-            flow = await client.read_flow(deployment.flow_id)
-            if f"{flow.name}/{deployment.name}" not in wanted:
-                await client.delete_deployment(deployment.id)
-
-
-async def _forget_missed_runs() -> None:
-    """Delete what the schedules had planned while nobody served: a week of missed nights is not run at once."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas import filters
-    from prefect.client.schemas.objects import StateType
-
-    planned = filters.FlowRunFilter(
-        tags=filters.FlowRunFilterTags(all_=["auto-scheduled"]),
-        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-    )
-    async with get_client() as client:
-        while runs := await client.read_flow_runs(flow_run_filter=planned, limit=200):
-            for run in runs:
-                await client.delete_flow_run(run.id)
-
-
 def _pause_schedules(api_url: str) -> None:
     """Plan no more runs: nobody serves them until the next `medml up`."""
+    import httpx
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
-        for deployment in client.read_deployments(deployment_filter=_ours()):
-            client.pause_deployment(deployment.id)
+    from pipelines.planned import our_deployments
 
-
-def _ours() -> DeploymentFilter:
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
-
-    return DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(description="Serve the flows of one home; started by `medml up`.")
-    parser.add_argument("home", type=Path)
-    parser.add_argument("schedules", type=Path)
-    parser.add_argument("ready", type=Path, help="a file to make when the deployments are registered")
-    parser.add_argument("flows", nargs="+", help="module:function")
-    arguments = parser.parse_args()
-    prepare(Home(arguments.home))
-    asyncio.run(_serve_flows(arguments.schedules, arguments.flows, arguments.ready))
-
-
-if __name__ == "__main__":
-    _main()
+    try:
+        with connected(api_url), get_client(sync_client=True) as client:
+            for deployment in our_deployments(client):
+                client.pause_deployment(deployment.id)
+    except httpx.HTTPError as error:
+        logger.warning("the schedules could not be paused (%s); the next start sorts them out", type(error).__name__)

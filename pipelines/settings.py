@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from medml.records.home import Home
+from pipelines.credentials import read_login
 
 # Nothing phones home, whatever the caller's environment says.
 _OFFLINE = {
@@ -18,6 +19,7 @@ _OFFLINE = {
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
 }
 
 # Sensible for a command line; an operator's own setting wins.
@@ -51,14 +53,17 @@ def prepare(home: Home) -> None:
 
 
 def server_environment(home: Home, port: int, *, host: str = "127.0.0.1") -> dict[str, str]:
-    """Return the environment of the home's Prefect server; its UI calls the port it was opened on."""
-    url = f"http://{host}:{port}/api"
-    environment = {name: value for name, value in child_environment().items() if name != "PREFECT_API_URL"}
+    """Return the environment of the home's Prefect server: its own port, its login, requests of its own page only."""
+    pages = _pages(host, port)
+    environment = {name: value for name, value in child_environment().items() if not name.startswith("PREFECT_API_")}
     return environment | {
         "PREFECT_HOME": str(home.prefect.resolve()),
         "PREFECT_SERVER_API_HOST": host,
         "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_UI_API_URL": url,
+        "PREFECT_SERVER_UI_API_URL": f"{pages[0]}/api",
+        "PREFECT_SERVER_API_AUTH_STRING": read_login(home).text,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(pages),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
     }
 
 
@@ -67,10 +72,22 @@ def child_environment() -> dict[str, str]:
     return dict(os.environ) | {"PYTHONPATH": _import_path(), "PYTHONUNBUFFERED": "1"}
 
 
-def mlflow_environment() -> dict[str, str]:
-    """Return the environment of the MLflow server: one process without a job runner."""
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONUNBUFFERED": "1"}
+def mlflow_environment(home: Home, port: int, *, host: str = "127.0.0.1") -> dict[str, str]:
+    """Return the environment of the MLflow server: one process without a job runner, its login, its own page only."""
+    environment = {name: value for name, value in child_environment().items() if name != "MLFLOW_TRACKING_URI"}
+    names = [page.removeprefix("http://") for page in _pages(host, port)]
+    return environment | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MEDML_MLFLOW_LOGIN": read_login(home).text,
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(names),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(_pages(host, port)),
+    }
+
+
+def _pages(host: str, port: int) -> list[str]:
+    """Return the addresses that a server's page may be opened under, its own first."""
+    names = [host, *(name for name in _LOOPBACK if name != host and host in _LOOPBACK)]
+    return [f"http://{name}:{port}" for name in names]
 
 
 def _import_path() -> str:

@@ -14,9 +14,10 @@ from pipelines.verb import VerbResult
 
 
 def status(home: Home) -> VerbResult:
-    """Count scans by collection, name datasets, models, batches and servers."""
+    """Count scans by collection, name datasets and models, and say whether everything that should run does."""
     from medml.store.catalogue import Catalogue
     from medml.store.ledger import Ledger
+    from pipelines.health import health
 
     database = open_catalogue(home)
     catalogue = Catalogue(database)
@@ -28,12 +29,14 @@ def status(home: Home) -> VerbResult:
     }
     summary |= {f"dataset {path.parent.name}": path.stem[:12] for path in datasets}
     summary |= {f"model {name}": aliases for name, aliases in _models(home).items()}
+    lines, worries = health(home)
     return VerbResult(
         verb="status",
         ok=True,
         counts={"scans": sum(map(len, collections.values())), "datasets": len(datasets), "batches": len(batches)},
         outputs=_places(home),
-        summary=summary,
+        summary=summary | lines,
+        notes=worries,
     )
 
 

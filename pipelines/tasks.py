@@ -6,30 +6,28 @@ hold a path or a name: sources are aliases or request ids, and `guarded` keeps e
 
 from __future__ import annotations
 
+import errno
 import functools
-import os
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 
 from medml.errors import MedmlError
-from medml.records.home import Home
-from pipelines.stores import open_catalogue
+from pipelines.slots import batch_lease as batch_lease
+from pipelines.slots import current_home as current_home
+from pipelines.slots import device_slot as device_slot
+
+RETRY_SECONDS = [10, 60]
+# By name, for the packages that raise them have their homes elsewhere.
+TRANSIENT_NAMES = frozenset({"OperationalError", "ConnectError", "ConnectTimeout", "ReadTimeout"})
+TRANSIENT_ERRNOS = frozenset({errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-LEASE_SECONDS = 120.0
-LEASE_POLL_SECONDS = 2.0
-CPU_SLOTS = 2
 
 
 class FlowFailed(MedmlError):
@@ -39,24 +37,27 @@ class FlowFailed(MedmlError):
     ----------
     details : Path
         The file.
+    transient : bool
+        Whether it may go away by itself: a connection, a server, a busy database; never what an input holds.
     """
 
-    def __init__(self, message: str, details: Path, usage: bool) -> None:
+    def __init__(self, message: str, details: Path, usage: bool, transient: bool = False) -> None:
         super().__init__(message)
         self.details = details
         self.usage = usage
-
-
-def current_home() -> Home:
-    """Return the home of this process; the command line and the servers set ``MEDML_HOME`` to an absolute path."""
-    return Home(Path(os.environ["MEDML_HOME"]))
+        self.transient = transient
 
 
 def step(name: str, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a task: not cached by Prefect (the ledger and the digests know what is done), results not stored."""
+    """Make a task: not cached by Prefect (the ledger and the digests know what is done), results not stored.
+
+    It is tried again, later each time, after faults that may go away by themselves; done work is found again.
+    """
+    again = {"retries": len(RETRY_SECONDS), "retry_delay_seconds": RETRY_SECONDS, "retry_condition_fn": _may_go_away}
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)(guarded(function))
+        options_given = {"cache_policy": NO_CACHE, "persist_result": False, **again, **options}
+        return task(name=name, **options_given)(guarded(function))
 
     return decorate
 
@@ -77,84 +78,6 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-@contextmanager
-def device_slot(device: str) -> Iterator[Any]:
-    """Hold one slot of a device for as long as the work runs; waits while all are taken.
-
-    Parameters
-    ----------
-    device : str
-        "cpu" or "cuda:0", …; one slot for each GPU, two for the CPU.
-    """
-    from medml.store.leases import Leases
-
-    device = "cuda:0" if device == "cuda" else device
-    leases = Leases(open_catalogue(current_home()))
-    names = [f"device:{device}:{n}" for n in range(CPU_SLOTS if device == "cpu" else 1)]
-    lease = _wait_for_any(leases, names)
-    with _held(leases, lease):
-        yield lease
-
-
-@contextmanager
-def batch_lease(batch_id: str) -> Iterator[Any]:
-    """Hold a batch for as long as it runs, so that no scan is done twice.
-
-    Raises
-    ------
-    ConfigError
-        If another process is working on it.
-    """
-    from medml.errors import ConfigError
-    from medml.store.leases import Leases, this_owner
-
-    leases = Leases(open_catalogue(current_home()))
-    lease = leases.take(f"batch:{batch_id}", this_owner(), LEASE_SECONDS)
-    if lease is None:
-        raise ConfigError(f"{batch_id}: another process is working on it; wait for it or choose another output")
-    with _held(leases, lease):
-        yield lease
-
-
-@contextmanager
-def _held(leases: Any, lease: Any) -> Iterator[None]:
-    """Keep a lease alive from a thread; give it back at the end."""
-    stop = Event()
-    heart = Thread(target=_beat, args=(leases, lease, stop), daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        heart.join()
-        leases.release(lease)
-
-
-def _wait_for_any(leases: Any, names: list[str]) -> Any:
-    from medml.store.leases import this_owner
-
-    told = False
-    while True:
-        for name in names:
-            lease = leases.take(name, this_owner(), LEASE_SECONDS)
-            if lease is not None:
-                return lease
-        if not told:
-            get_run_logger().info("all slots of %s are taken; waiting for one", names[0].rsplit(":", 1)[0])
-            told = True
-        time.sleep(LEASE_POLL_SECONDS)
-
-
-def _beat(leases: Any, lease: Any, stop: Event) -> None:
-    from medml.store.leases import LeaseLost
-
-    while not stop.wait(LEASE_SECONDS / 6):
-        try:
-            leases.beat(lease)
-        except LeaseLost:
-            return  # the ledger refuses what is recorded under a lost lease
-
-
 def _neutral(what: str, error: Exception) -> FlowFailed:
     import traceback
 
@@ -168,4 +91,24 @@ def _neutral(what: str, error: Exception) -> FlowFailed:
     write_text(details, text + "\n", mode=0o600)
     reason = type(error).__name__
     message = f"{what.replace('_', ' ')} failed ({reason}); the reason is in logs/errors/{details.name}"
-    return FlowFailed(message, details, usage=isinstance(error, ConfigError | LeakageError | NotFound))
+    usage = isinstance(error, ConfigError | LeakageError | NotFound)
+    return FlowFailed(message, details, usage=usage, transient=not usage and is_transient(error))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Say whether an error, or what caused it, is one of a connection, a server or a busy database."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return any(
+        isinstance(item, ConnectionError | TimeoutError)
+        or type(item).__name__ in TRANSIENT_NAMES
+        or (isinstance(item, OSError) and item.errno in TRANSIENT_ERRNOS)
+        for item in seen
+    )
+
+
+def _may_go_away(task: Any, run: Any, state: Any) -> bool:
+    """Prefect asks this before it tries a task again."""
+    return isinstance(state.data, FlowFailed) and state.data.transient

@@ -38,7 +38,10 @@ def look(home: Home, work: Callable[[], VerbResult], as_json: bool) -> None:
         require(home)
     prepare(home)
     with readable_errors():
+        from pipelines.audit import record_result
+
         result = work()
+        record_result(home, result)
     finish(result, as_json)
 
 

@@ -15,6 +15,8 @@ from medml.records.plan import Member, Plan
 from medml.records.report import Evaluation, Spread
 from pipelines import dataset as dataset_flow
 from pipelines import training_runs
+from pipelines.artifacts import told
+from pipelines.audit import AUDITED
 from pipelines.configs import load_experiment
 from pipelines.evaluate import evaluate_package
 from pipelines.plan import measure_and_plan
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from medml.registry.tracking import Tracker
 
 
-@flow(name="train", flow_run_name="train {experiment}", persist_result=False)
+@flow(name="train", flow_run_name="train {experiment}", persist_result=False, **AUDITED)
 def train(experiment: str, device: str = "auto", refresh: bool = False) -> VerbResult:
     """Plan, train every fold and seed, evaluate once and register one model.
 
@@ -49,7 +51,7 @@ def train(experiment: str, device: str = "auto", refresh: bool = False) -> VerbR
     if run.several:
         join(run)
     evaluation = evaluate_model(run)
-    return register(run, evaluation, notes)
+    return told(register(run, evaluation, notes))
 
 
 @step("read experiment")

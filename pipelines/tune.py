@@ -16,6 +16,8 @@ from medml.records.experiment import Experiment, Knob
 from medml.records.plan import Epoch, Fingerprint, Plan
 from pipelines import dataset as dataset_flow
 from pipelines import training_runs
+from pipelines.artifacts import told
+from pipelines.audit import AUDITED
 from pipelines.child import run_training
 from pipelines.first_weights import locate_weights
 from pipelines.progress import quiet_bar
@@ -57,7 +59,7 @@ class Search:
         return METRIC[self.wanted.task]
 
 
-@flow(name="tune", flow_run_name="tune {request}", persist_result=False)
+@flow(name="tune", flow_run_name="tune {request}", persist_result=False, **AUDITED)
 def tune(request: str, trials: int = 20, workers: int = 1, device: str = "auto") -> VerbResult:
     """Try settings until there are ``trials`` of them, in so many workers at once, and write the best as a YAML.
 
@@ -82,7 +84,7 @@ def tune(request: str, trials: int = 20, workers: int = 1, device: str = "auto")
         except BaseException:
             study.stop()
             raise
-        return conclude(search, study, request, failures)
+        return told(conclude(search, study, request, failures))
 
 
 @step("open search")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import pwd
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +28,43 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is not at {folder}; set MEDML_DATA to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """Start a PostgreSQL of its own on a socket in a temporary folder; its URL."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed: run `make system`")
+    binaries = found[-1].parent
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    if os.geteuid() == 0:
+        shutil.chown(folder, user)
+    as_user = {"user": user, "cwd": "/"} if os.geteuid() == 0 else {"cwd": "/"}
+
+    def run(*command: str | Path) -> None:
+        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, timeout=120, **as_user)
+
+    run(binaries / "initdb", "-D", folder / "data", "-A", "trust", "-U", user, "--no-sync")
+    options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+    run(binaries / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
+    try:
+        yield f"postgresql://{user}@/postgres?host={folder}"
+    finally:
+        run(binaries / "pg_ctl", "-D", folder / "data", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """Return the URL of a new, empty schema, which stands for a database and costs less."""
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{postgresql_server}&options=-csearch_path%3D{name}"
 
 
 @pytest.hookimpl(wrapper=True)

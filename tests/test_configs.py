@@ -11,11 +11,16 @@ from medml.catalogue.config import IngestConfig
 from medml.config import load_config
 from medml.evaluation.gate import GateConfig
 from medml.io.confidentiality.options import DeidentifyConfig
+from medml.io.pacs.config import PacsConfig
+from medml.io.pacs.listener_config import ListenerConfig
 from medml.networks.build import build_network, network_shapes
 from medml.records.experiment import Experiment
+from medml.records.selection import SelectionConfig
+from medml.results.doubts import DoubtLimits
+from pipelines.alerts import AlertsConfig
 from pipelines.configs import read_plan_file
 from pipelines.requests import SourcesConfig
-from pipelines.schedules import SchedulesConfig
+from pipelines.schedules import SchedulesConfig, load_flows
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SCHEMAS = {
@@ -23,6 +28,11 @@ SCHEMAS = {
     "ingest": IngestConfig,
     "training": Experiment,
     "gates": GateConfig,
+    "review": DoubtLimits,
+    "pacs": PacsConfig,
+    "listeners": ListenerConfig,
+    "selection": SelectionConfig,
+    "alerts.yaml": AlertsConfig,
     "schedules.yaml": SchedulesConfig,
     "sources.yaml": SourcesConfig,
 }
@@ -59,10 +69,11 @@ def test_an_experiment_names_what_its_file_is_named(path: Path) -> None:
         ("deidentify/default.yaml", DeidentifyConfig),
         ("ingest/default.yaml", IngestConfig),
         ("gates/default.yaml", GateConfig),
+        ("review/default.yaml", DoubtLimits),
     ],
 )
 def test_the_default_example_shows_every_key_with_its_default(
-    file: str, schema: type[DeidentifyConfig] | type[IngestConfig] | type[GateConfig]
+    file: str, schema: type[DeidentifyConfig] | type[IngestConfig] | type[GateConfig] | type[DoubtLimits]
 ) -> None:
     assert load_config(CONFIGS / file, schema) == schema()
     assert set(yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8"))) == set(schema.model_fields)
@@ -70,6 +81,7 @@ def test_the_default_example_shows_every_key_with_its_default(
 
 def test_schedules_name_flows_that_exist_and_sources_that_are_known() -> None:
     known = {"inbox", *load_config(CONFIGS / "sources.yaml", SourcesConfig).sources}
+    flows = load_flows()
     for schedule in load_config(CONFIGS / "schedules.yaml", SchedulesConfig).schedules:
-        assert (CONFIGS.parent / "pipelines" / f"{schedule.flow}.py").is_file()
+        assert schedule.flow in flows
         assert schedule.parameters.get("source", "inbox") in known

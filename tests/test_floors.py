@@ -36,8 +36,8 @@ FORBIDDEN_CALLS = {
     *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load"),
 }
 PICKLES = {"pickle", "_pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
-# A shard is written and read by one home, in a folder that only its owner may open.
-OWN_PICKLES = {"medml/catalogue/shards.py"}
+# A shard, or a batch's list of scans, is written and read by one home, in a folder that only its owner may open.
+OWN_PICKLES = {"medml/catalogue/shards.py", "medml/inference/listing.py"}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc"}
 
 MODULES = sorted([*(ROOT / "medml").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])

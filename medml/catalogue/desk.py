@@ -121,7 +121,7 @@ class Desk:
 
     def _origin(self, entry: Ready) -> Origin:
         series = series_name(self.archive.pseudonyms, str(entry.locator.get("series_uid", "")))
-        return Origin(entry.scan_id, entry.stamp, entry.locator, series)
+        return Origin(entry.scan_id, entry.stamp, entry.locator, series, entry.staged.scan.patient)
 
     def _tell(self, entry: Ready, before: Scan | None, changed: set[str]) -> None:
         code, reason = "accepted", ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from medml.io.nifti_write import save_nifti
 from medml.io.scans import Staged, place_scans, read_scan
 from medml.io.structures import LabelMap, References, SourceSlices, layers_of
 from medml.records.candidate import FileState
-from medml.records.scan import Annotation, Finding, Outcome, Scan, Volume
+from medml.records.scan import Annotation, Finding, Outcome, Scan, SourceGrid, Volume
 
 __all__ = ["KINDS", "AnnotationFile", "Archive", "Drawing", "DrawingRules", "annotate", "draw", "series_name"]
 
@@ -132,15 +132,20 @@ def stage_masks(drawing: Drawing, drawn: Sequence[tuple[np.ndarray, Annotation]]
     return Staged(folder, drawing.scan, tuple(annotation for _, annotation in drawn))
 
 
-def slices_of(scan: Scan, locator: dict[str, Any]) -> SourceSlices:
-    """Return the source slices of a stored scan.
+def slices_of(scan: Scan, locator: Mapping[str, Any]) -> SourceSlices:
+    """Return the source slices of a stored scan; see `slices_on`."""
+    return slices_on(scan.source_grid, scan.geometry, locator)
+
+
+def slices_on(grid: SourceGrid, geometry: str, locator: Mapping[str, Any]) -> SourceSlices:
+    """Return the slices of a source that was read to this grid.
 
     Raises
     ------
     GeometryError
         ``grid_mismatch`` if the crosswalk does not know one instance for each slice.
     """
-    shape, sop_uids = source_shape(scan.source_grid), tuple(locator.get("sop_uids", ()))
+    shape, sop_uids = source_shape(grid), tuple(locator.get("sop_uids", ()))
     frames = tuple(locator.get("frames") or [0] * len(sop_uids))
     if len(sop_uids) != shape[2] or len(frames) != shape[2]:
         raise GeometryError(
@@ -148,10 +153,10 @@ def slices_of(scan: Scan, locator: dict[str, Any]) -> SourceSlices:
             f"the scan has {shape[2]} slices, of which {len(sop_uids)} instances are known; ingest its source again",
         )
     stacked = tuple(tuple(uids) for uids in locator.get("stacked", ()))
-    if scan.geometry == "none":
+    if geometry == "none":
         return SourceSlices(shape, sop_uids, frames, None, None, stacked)
-    known = source_affine(scan.source_grid)
-    affine = flip_lps_ras(np.asarray(scan.source_grid.affine) if known is None else known)
+    known = source_affine(grid)
+    affine = flip_lps_ras(np.asarray(grid.affine) if known is None else known)
     positions = [position for position in locator.get("positions", ()) if position is not None]
     regular = affine[:3, 3] + np.arange(shape[2])[:, None] * affine[:3, 2]
     origins = np.array(positions, dtype=float) if len(positions) == shape[2] else regular

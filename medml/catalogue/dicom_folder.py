@@ -20,6 +20,7 @@ from medml.catalogue.pet import in_unit, pet_facts
 from medml.catalogue.quarantine import CODES as QUARANTINE_CODES
 from medml.catalogue.quarantine import Released, advice
 from medml.catalogue.series import group_series, patient_of, prove_series
+from medml.catalogue.series_facts import series_facts
 from medml.catalogue.tree import Tree, folder_of, outcome_of, printable, set_aside
 from medml.errors import Refusal
 from medml.io.deskew import Kind
@@ -196,6 +197,7 @@ def _candidate(tree: Tree, source: str, proved: ProvedSeries, files: int) -> Can
         columns=keep_columns({**columns_of(first), **pet_facts(proved), "part": proved.name}),
         origin="dicom",
         locator=_locator(proved),
+        series=series_facts(proved, modality),
         seen=_seen(tree, proved.members),
     )
 

@@ -77,7 +77,8 @@ def fit_mask(mask: Volume, image: Volume, labels: Mapping[int, str] | None) -> n
     shape, wanted = mask.voxels.shape[1:], image.voxels.shape[1:]
     known = image.geometry == "mm" and mask.geometry == "mm"
     if shape != wanted or (known and not same_grid(wanted, image.affine, shape, mask.affine)):
-        raise Refusal("grid_mismatch", f"the label map lies on another grid than the image: {_difference(mask, image)}")
+        apart = grid_difference(mask, image)
+        raise Refusal("grid_mismatch", f"the label map lies on another grid than the image: {apart}")
     voxels: np.ndarray = mask.voxels[0]
     present = np.flatnonzero(np.bincount(voxels.ravel(), minlength=256))
     if labels is None:
@@ -130,7 +131,8 @@ def _read_mask(path: Path, conflict: Conflict) -> Volume:
     return replace(volume, voxels=volume.voxels.astype(np.uint8))
 
 
-def _difference(mask: Volume, image: Volume) -> str:
+def grid_difference(mask: Volume, image: Volume) -> str:
+    """Say in words how the grid of a mask differs from its image's."""
     shape, wanted = mask.voxels.shape[1:], image.voxels.shape[1:]
     if shape != wanted:
         return f"label map {_by(shape)} voxels, image {_by(wanted)} voxels; draw it again on this image, or resample it"

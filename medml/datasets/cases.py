@@ -60,8 +60,9 @@ def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task:
     """Group scans into cases; what cannot be used for the task is omitted with its reason.
 
     Of several annotations of the task's kind, those count whose origin begins with ``chosen`` or that name it as a
-    label. Scans of one patient and group that were given different channels are one case; a group in which every scan
-    is channel 0 holds as many cases as scans.
+    label; of those, what a person said in a review counts alone, because it was said last. Scans of one patient and
+    group that were given different channels are one case; a group in which every scan is channel 0 holds as many cases
+    as scans.
 
     Raises
     ------
@@ -73,6 +74,7 @@ def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task:
         if annotation.kind == KIND[task] and not _is_chosen(annotation, chosen):
             continue
         known.setdefault(annotation.scan_id, []).append(annotation)
+    known = {scan_id: _reviewed_first(items) for scan_id, items in known.items()}
     omitted: list[Omitted] = []
     found: list[_Candidate] = []
     for group in _groups(scans, omitted):
@@ -83,7 +85,7 @@ def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task:
         raise ConfigError(_nothing_left(len(scans), omitted, task))
     labels, multi_label = _common_labels(found, task)
     return Gathered(
-        cases=_with_likeness(found),
+        cases=_with_likeness(found, task),
         omitted=tuple(sorted(omitted, key=lambda item: item.scan_id)),
         labels=labels,
         multi_label=multi_label,
@@ -95,6 +97,12 @@ def gather_cases(scans: Sequence[Scan], annotations: Iterable[Annotation], task:
 
 def _is_chosen(annotation: Annotation, chosen: str) -> bool:
     return annotation.origin.startswith(chosen) or chosen in annotation.labels.values()
+
+
+def _reviewed_first(annotations: list[Annotation]) -> list[Annotation]:
+    """Return those that count: where a kind was reviewed, only the reviewed ones of that kind."""
+    reviewed = {item.kind for item in annotations if item.review is not None}
+    return [item for item in annotations if item.review is not None or item.kind not in reviewed]
 
 
 def age_band(age: Column) -> str | None:
@@ -172,8 +180,8 @@ def _only(annotations: list[Annotation]) -> Annotation | None:
     return annotations[0] if len({_meaning(item) for item in annotations}) == 1 else None
 
 
-def _case(candidate: _Candidate, pictures: tuple[str, ...]) -> Case:
-    first, mask = candidate.scans[0], candidate.mask
+def _case(candidate: _Candidate, pictures: tuple[str, ...], task: Task) -> Case:
+    first, mask, wanted = candidate.scans[0], candidate.mask, candidate.wanted(task)
     classes = None if candidate.classes is None else tuple(sorted(candidate.classes.classes))
     return Case(
         case_id=first.scan_id,
@@ -186,10 +194,11 @@ def _case(candidate: _Candidate, pictures: tuple[str, ...]) -> Case:
         spacing_mm=first.spacing_mm,
         columns=_columns(candidate.scans),
         alike=pictures,
+        origin="" if wanted is None else wanted.origin,
     )
 
 
-def _with_likeness(found: Sequence[_Candidate]) -> tuple[Case, ...]:
+def _with_likeness(found: Sequence[_Candidate], task: Task) -> tuple[Case, ...]:
     """Return the cases by digest, with the keys of the pictures that cases of several patients share."""
     shown = [(scan, number) for number, candidate in enumerate(found) for scan in candidate.scans]
     keys: dict[int, set[str]] = {}
@@ -198,7 +207,7 @@ def _with_likeness(found: Sequence[_Candidate]) -> tuple[Case, ...]:
         if len({scan.patient for scan, _ in members}) > 1:
             for _, number in members:
                 keys.setdefault(number, set()).add(min(scan.content for scan, _ in members))
-    cases = [_case(candidate, tuple(sorted(keys.get(number, ())))) for number, candidate in enumerate(found)]
+    cases = [_case(candidate, tuple(sorted(keys.get(number, ()))), task) for number, candidate in enumerate(found)]
     return tuple(sorted(cases, key=lambda case: (case.digest, case.case_id)))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from medml.datasets.cases import Gathered, gather_cases
 from medml.datasets.digests import digest_of, digest_of_test
+from medml.datasets.erasure import refuse_erased
 from medml.datasets.lineage import Succession, succeed
 from medml.datasets.manifests import load, newest, verify_datasets, write
 from medml.datasets.split import TEST, Places, column_places, draw_places
@@ -70,7 +71,8 @@ def freeze(
     NotFound
         If nothing in the catalogue matches the selection.
     ConfigError
-        If the selection makes no dataset, or the name belongs to one with another task or split.
+        If the selection makes no dataset, the name belongs to one with another task or split, or cases of the kept one
+        were erased.
     LeakageError
         If the split asked for puts a patient on two sides.
     """
@@ -79,6 +81,7 @@ def freeze(
         _check_same_question(parent, choice, task)
         assert_no_leakage(parent)
         if not refresh and not extend_test:
+            refuse_erased(home, parent, "trained on")
             return parent, _kept(parent, choice, catalogue)
     gathered = _gather(choice, task, catalogue)
     dataset, notes = _first(choice, task, gathered) if parent is None else _next(parent, choice, gathered, extend_test)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from medml.datasets.digests import verify
+from medml.datasets.erasure import check_marked, mark_of
 from medml.errors import MedmlError, NotFound
 from medml.io.files import read_record, write_record
 from medml.records.dataset import Dataset, assert_no_leakage
@@ -74,7 +75,11 @@ def _paths(home: Home, name: str) -> list[Path]:
 
 def _read(path: Path) -> Dataset:
     dataset = read_record(path, Dataset)
-    verify(dataset)
+    mark = mark_of(path)
+    if mark is None:
+        verify(dataset)
+    else:
+        check_marked(path, mark)
     if dataset.digest != path.stem:
         raise MedmlError(f"{path.name}: holds the dataset {dataset.digest[:12]}; give the file back its own name")
     return dataset

@@ -91,7 +91,7 @@ def training_chart(epochs: Sequence[Epoch]) -> Charts:
     """Return learning curves, if there are epochs."""
     if not epochs:
         return {}
-    names = sorted({name for epoch in epochs for name in epoch.metrics})
+    names = sorted({name for epoch in epochs for name in epoch.metrics} - {"data_wait"})
     metrics = {name: [epoch.metrics.get(name, float("nan")) for epoch in epochs] for name in names}
     best = [epoch.epoch for epoch in epochs if epoch.best]
     png = figures.learning_curves([epoch.epoch for epoch in epochs], metrics, best=best[-1] if best else None)

@@ -15,11 +15,12 @@ from medml.evaluation.classes import decided
 from medml.evaluation.evaluate import Predicts, read_case
 from medml.evaluation.names import label_keys
 from medml.evaluation.summary import scored
-from medml.evaluation.viewed import viewer_case
 from medml.geometry import spacing_of
+from medml.io.nifti_write import nifti_bytes
 from medml.pages.content import Picture
 from medml.pages.heat import uncertainty_picture
 from medml.pages.overlays import overlay_png
+from medml.pages.viewed import viewer_case
 from medml.pages.viewer import ViewerCase
 from medml.records.batch import Prediction
 from medml.records.dataset import Case, Dataset
@@ -117,6 +118,7 @@ def _worst(
         name=f"{case.case_id}, Dice {row['dice']:.3f}" if segments else case.case_id,
         caption=caption,
         labels=dataset.labels,
+        pack=nifti_bytes,
         modality=dataset.modality,
     )
     explanation = _explained(explain, case, volume) if explain and closely and not segments else None

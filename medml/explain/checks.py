@@ -33,6 +33,8 @@ class Checks:
         Rank correlation of the map with that of fresh weights; NaN if either is flat.
     deletion, insertion : float
         Mean probability of the class while voxels go, or come, in the map's order; random order beside.
+    flat : bool
+        Whether the map is the same everywhere, as Grad-CAM's of a class that no place speaks for: it names nothing.
     """
 
     alike: float
@@ -40,6 +42,7 @@ class Checks:
     insertion: float
     random_deletion: float
     random_insertion: float
+    flat: bool = False
 
     @property
     def depends_on_weights(self) -> bool:
@@ -53,8 +56,8 @@ class Checks:
 
     @property
     def believable(self) -> bool:
-        """Whether the map passes both checks."""
-        return self.depends_on_weights and self.names_what_matters
+        """Whether the map names a place and passes both checks."""
+        return not self.flat and self.depends_on_weights and self.names_what_matters
 
 
 def check_map(subject: Subject, method: str, values: np.ndarray, *, seed: int = 0) -> Checks:
@@ -70,6 +73,7 @@ def check_map(subject: Subject, method: str, values: np.ndarray, *, seed: int = 
         insertion=insertion,
         random_deletion=float(np.mean([pair[0] for pair in shuffled])),
         random_insertion=float(np.mean([pair[1] for pair in shuffled])),
+        flat=float(np.ptp(values)) == 0,
     )
 
 

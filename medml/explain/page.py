@@ -106,6 +106,8 @@ def map_picture(volume: Volume, subject: Subject, maps: Mapping[str, np.ndarray]
 def checked_picture(name: str, volume: Volume, *, predictor: Predictor, method: str = "gradcam") -> Picture:
     """Return the map of the likeliest class over one volume, with the verdict of its checks in the caption.
 
+    Where the map names no place (Grad-CAM's of a class that is known by what lacks), occlusion is asked instead.
+
     Parameters
     ----------
     name : str
@@ -113,6 +115,8 @@ def checked_picture(name: str, volume: Volume, *, predictor: Predictor, method: 
     """
     subject = subject_of(predictor, volume)
     values = explain_map(subject, method)
+    if not np.ptp(values):
+        values, method = explain_map(subject, "occlusion"), "occlusion"
     checks = check_map(subject, method, values)
     verdict = "passes its checks" if checks.believable else f"do not rely on it: {_why(checks)}"
     picture = map_picture(volume, subject, {method: values})
@@ -143,6 +147,8 @@ def _card(title: str, checks: Checks) -> Card:
 
 
 def _why(checks: Checks) -> str:
+    if checks.flat:
+        return "it is empty: no place in the image speaks for the class"
     lost = []
     if not checks.depends_on_weights:
         lost.append("an untrained network gives the same map")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from medml.errors import Refusal
 from medml.records.candidate import Candidate, Reading
@@ -44,7 +45,7 @@ def _join(parts: list[Candidate]) -> Candidate:
         files=sum(part.files for part in parts),
         identity="\0".join(part.identity for part in parts),
         stamp=hashlib.sha256("\0".join(part.stamp for part in parts).encode()).hexdigest(),
-        read=lambda: _read(parts),
+        read=partial(_read, parts),
         channel_names=tuple(name for part in parts for name in part.channel_names),
         locator={"channels": [part.locator for part in parts]},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,21 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from medml.errors import Refusal
+
+# At INFO highdicom writes the UIDs of the studies that it copies from to the log.
+logging.getLogger("highdicom").setLevel(logging.WARNING)
+
+MAY_BE_EMPTY = (  # must be there (PS3.3 type 2), yet cleared exports lack them and are read all the same
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +82,11 @@ def read_sources(locator: Mapping[str, Any]) -> SourceImages:
 
 def _header(path: Path) -> Dataset:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        data = pydicom.dcmread(path, stop_before_pixels=True)
+        for keyword in MAY_BE_EMPTY:
+            if keyword not in data:
+                setattr(data, keyword, None)
+        return data
     except (FileNotFoundError, NotADirectoryError):
         raise Refusal(
             "source_gone", "a source file is not where it was read; put it back, or take the NIfTI mask"

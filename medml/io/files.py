@@ -130,13 +130,26 @@ def sweep_temporary(folder: Path) -> int:
     if not folder.is_dir():
         return swept
     for entry in os.scandir(folder):
-        if entry.name.startswith(".") and entry.name.endswith(".tmp") and _abandoned(entry):
+        if entry.name.startswith(".") and entry.name.endswith(".tmp") and is_abandoned(entry):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
                 Path(entry.path).unlink(missing_ok=True)
             swept += 1
     return swept
+
+
+def is_abandoned(entry: os.DirEntry[str] | Path) -> bool:
+    """Say whether the process that a temporary name belongs to is gone; of another machine, whether it is a day old."""
+    parts = entry.name.removesuffix(".tmp").rpartition(".")[2].split("-")
+    if len(parts) != 4 or not parts[1].isdigit():
+        return False
+    if parts[0] == _place():
+        return _started(int(parts[1])) != parts[2]
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > 86400
+    except FileNotFoundError:
+        return False
 
 
 def sync_path(path: Path) -> None:
@@ -346,18 +359,6 @@ def _started(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return "0"
-
-
-def _abandoned(entry: os.DirEntry[str]) -> bool:
-    parts = entry.name.removesuffix(".tmp").rpartition(".")[2].split("-")
-    if len(parts) != 4 or not parts[1].isdigit():
-        return False
-    if parts[0] == _place():
-        return _started(int(parts[1])) != parts[2]
-    try:
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > 86400
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager

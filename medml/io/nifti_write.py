@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +34,14 @@ def save_nifti(path: Path, volume: Volume, *, compress: bool = True) -> None:
     with NiftiWriter(path, new_header(voxels, volume), compress=compress) as file:
         for component in voxels:
             file.write(component.T)
+
+
+def nifti_bytes(volume: Volume) -> bytes:
+    """Return a volume as the bytes of a ``.nii.gz``."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "volume.nii.gz"
+        save_nifti(path, volume)
+        return path.read_bytes()
 
 
 class NiftiWriter:

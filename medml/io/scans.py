@@ -179,6 +179,15 @@ def read_annotations(scans: Path, scan_id: str) -> tuple[Annotation, ...]:
         ) from None
 
 
+def withdraw_annotations(home: Home, scan_id: str, origin: str) -> None:
+    """Take what one origin says out of ``annotations.json``; masks stay, frozen datasets may stand on them."""
+    known = read_annotations(home.scans, scan_id)
+    kept = tuple(annotation for annotation in known if annotation.origin != origin)
+    if kept != known:
+        path = _folder(home.scans, scan_id) / ANNOTATIONS_FILE
+        write_atomic(path, lambda temporary: temporary.write_bytes(_annotations_bytes(kept)))
+
+
 def verify_scan(scans: Path, scan: Scan, annotations: Iterable[Annotation]) -> list[str]:
     """Return what no longer holds of a stored scan: its record, and the digests of its image and masks."""
     wrong = []

@@ -34,6 +34,7 @@ def segmentation(
     *,
     uids: tuple[str, str],
     kind: Literal["binary", "labelmap"] = "binary",
+    corrected: bool = False,
 ) -> Dataset:
     """Return a SEG in the study and frame of reference of its source.
 
@@ -45,6 +46,8 @@ def segmentation(
         Label value to meaning, without background. A segment is written for each, found or not.
     uids : tuple of str
         SeriesInstanceUID and SOPInstanceUID; the same content should get the same ones.
+    corrected : bool
+        Whether a person corrected what the model drew: the segments are called semi-automatic then.
 
     Raises
     ------
@@ -67,7 +70,9 @@ def segmentation(
         source_images=list(sources.images),
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues[kind.upper()],
-        segment_descriptions=[_segment(n, labels[value], author, uids[1]) for n, value in enumerate(numbers, start=1)],
+        segment_descriptions=[
+            _segment(n, labels[value], author, uids[1], corrected) for n, value in enumerate(numbers, start=1)
+        ],
         series_instance_uid=uids[0],
         series_number=SERIES_NUMBER,
         sop_instance_uid=uids[1],
@@ -83,7 +88,8 @@ def segmentation(
         omit_empty_frames=bool(frames.any()),
         **_places(sources),
     )
-    data.SeriesDescription = f"{author.name} {author.version} (research)"[:64]
+    word = "corrected, research" if corrected else "research"
+    data.SeriesDescription = f"{f'{author.name} {author.version}'[: 61 - len(word)]} ({word})"
     return data
 
 
@@ -101,7 +107,9 @@ def colour_of(number: int, meaning: LabelMeaning) -> tuple[int, int, int]:
     return meaning.colour or COLOURS[(number - 1) % len(COLOURS)]
 
 
-def _segment(number: int, meaning: LabelMeaning, author: Author, sop_uid: str) -> hd.seg.SegmentDescription:
+def _segment(
+    number: int, meaning: LabelMeaning, author: Author, sop_uid: str, corrected: bool
+) -> hd.seg.SegmentDescription:
     category = STRUCTURE
     if meaning.category:
         scheme, _, value = meaning.category.partition(":")
@@ -109,12 +117,13 @@ def _segment(number: int, meaning: LabelMeaning, author: Author, sop_uid: str) -
     algorithm = hd.AlgorithmIdentificationSequence(
         name=author.name[:64], version=author.version, family=codes.DCM.ArtificialIntelligence
     )
+    kinds = hd.seg.SegmentAlgorithmTypeValues
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=meaning.name[:64],
         segmented_property_category=category,
         segmented_property_type=label_code(meaning),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_type=kinds.SEMIAUTOMATIC if corrected else kinds.AUTOMATIC,
         algorithm_identification=algorithm,
         tracking_uid=generate_uid(entropy_srcs=[sop_uid, str(number)]),
         tracking_id=meaning.name[:64],

@@ -20,11 +20,13 @@ from medml.errors import ConfigError, NotFound, Refusal
 from medml.io.files import read_record, sha256_file, sync_path, temporary_path, write_json, write_record, write_text
 from medml.networks.build import build_network, network_script, network_shapes
 from medml.networks.bundle import inference_config, metadata
+from medml.records.norms import Norms
 from medml.records.plan import Plan
 from medml.records.record import Record
 
 WEIGHTS = "models/model.pt"
 BEHAVIOUR = ("plan.json", "labels.json", "calibration.json")
+NORMS = "norms.json"
 SEALED = (*BEHAVIOUR, "configs/inference.json", "configs/metadata.json")
 _SCRIPT = re.compile(r"scripts/\w+\.py")
 Weights = nn.Module | Mapping[str, torch.Tensor]
@@ -93,8 +95,10 @@ class Package:
         With its trained weights, on the CPU, in evaluation mode.
     others : tuple of nn.Module
         The further members of an ensemble.
+    norms : Norms or None
+        What its training data look like; None in packages from before, or made of weights trained elsewhere.
     digest : str
-        sha256 over weights, plan, labels and calibration: names the model's behaviour.
+        sha256 over weights, plan, labels, calibration and norms: names the model's behaviour.
     sources : dict
         Digests of dataset, test set and code, as given to `write_package`.
     """
@@ -110,6 +114,7 @@ class Package:
     digest: str
     network: nn.Module
     others: tuple[nn.Module, ...] = ()
+    norms: Norms | None = None
 
     @property
     def members(self) -> tuple[nn.Module, ...]:
@@ -129,6 +134,7 @@ def write_package(
     name: str = "model",
     version: str = "0.1.0",
     terms: str = "see the model card, docs/README.md.",
+    norms: Norms | None = None,
 ) -> Path:
     """Write a package; the folder appears whole or not at all, and replaces an older one.
 
@@ -142,6 +148,8 @@ def write_package(
         Digest of ``dataset``, ``test_set``, ``code``, …
     terms : str
         Licences of the training data, one sentence.
+    norms : Norms or None
+        What the training data look like, if it is known.
 
     Raises
     ------
@@ -154,6 +162,9 @@ def write_package(
     partial = temporary_path(folder)
     try:
         _write_files(partial, members, plan, calibration, card)
+        if norms is not None:
+            write_record(partial / NORMS, norms)
+        known = () if norms is None else (NORMS,)
         scripts = _write_scripts(partial, plan)
         write_json(partial / "configs" / "metadata.json", metadata(plan, name=name, version=version, terms=terms))
         write_text(partial / "LICENSE", LICENCE.format(terms=terms))
@@ -162,7 +173,7 @@ def write_package(
             version=version,
             sources=dict(digests),
             environment=_environment(),
-            files={path: sha256_file(partial / path) for path in (*members, *SEALED, *scripts)},
+            files={path: sha256_file(partial / path) for path in (*members, *SEALED, *known, *scripts)},
         )
         write_record(partial / "digests.json", seal)
         _put_in_place(partial, folder)
@@ -196,6 +207,7 @@ def load_package(folder: Path) -> Package:
         digest=_digest_of(seal),
         network=network,
         others=tuple(others),
+        norms=read_record(folder / NORMS, Norms) if NORMS in seal.files else None,
     )
 
 
@@ -248,6 +260,10 @@ def _members_of(seal: Seal) -> list[str]:
     return [WEIGHTS, *itertools.takewhile(seal.files.__contains__, itertools.islice(_member_paths(), 1, None))]
 
 
+def _norms_of(seal: Seal) -> tuple[str, ...]:
+    return (NORMS,) if NORMS in seal.files else ()
+
+
 def _load_member(folder: Path, path: str, plan: Plan) -> nn.Module:
     state = _read_weights(folder / path)
     _check_shapes(state, plan, path)
@@ -286,7 +302,7 @@ def _write_scripts(partial: Path, plan: Plan) -> list[str]:
 
 
 def _digest_of(seal: Seal) -> str:
-    text = "\n".join(f"{path} {seal.files[path]}" for path in (*_members_of(seal), *BEHAVIOUR))
+    text = "\n".join(f"{path} {seal.files[path]}" for path in (*_members_of(seal), *BEHAVIOUR, *_norms_of(seal)))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -295,7 +311,7 @@ def _verified_seal(folder: Path) -> Seal:
         _check_there(folder, path)
     seal = read_record(folder / "digests.json", Seal)
     scripts = [path for path in seal.files if _SCRIPT.fullmatch(path)]
-    for path in (*_members_of(seal), *SEALED, *scripts):
+    for path in (*_members_of(seal), *SEALED, *_norms_of(seal), *scripts):
         _check_there(folder, path)
         found, expected = sha256_file(folder / path), seal.files.get(path, "none")
         if found != expected:

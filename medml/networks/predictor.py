@@ -5,29 +5,76 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from medml.errors import ConfigError, MedmlError
+from medml.geometry import spacing_of
 from medml.networks.build import run_network
 from medml.networks.ensemble import Ensemble, entropy_of
+from medml.networks.familiarity import FeatureTap, compare, measure
 from medml.networks.package import Package, load_package
 from medml.networks.precision import Precision, autocast, choose_device, choose_precision
 from medml.networks.recipe import input_shape
+from medml.networks.uncertainty import entropy_share, foreground_box, mean_entropy
+from medml.networks.windows import slide
 from medml.records.batch import Prediction
 from medml.records.scan import Volume
 from medml.transforms.postprocessing import keep_largest
-from medml.transforms.preprocessing import best_label, preprocess, restore, restore_probabilities, restore_values
+from medml.transforms.preprocessing import Prepared, preprocess, restore, restore_probabilities, restore_values
 
 logger = logging.getLogger(__name__)
 
 WINDOW_VOXELS = {"cpu": 1 << 20, "cuda": 1 << 23}
 MOST_WINDOWS = 16
-SLAB_VOXELS = 1 << 22
+CPU = torch.device("cpu")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A volume as the network wants it.
+
+    Attributes
+    ----------
+    measured : dict
+        What `familiarity.compare` compares; empty where the package knows nothing to compare with.
+    """
+
+    prepared: Prepared
+    measured: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What the network said of a volume, still on its own grid and device.
+
+    Attributes
+    ----------
+    scores : tensor of shape (L, I, J, K) or (L,)
+        Logits of a segmenter; of a classifier.
+    single : tensor of shape (I, J, K) or ()
+        Mean entropy of the single answers in nats, where there are several or details were asked for.
+    prepared : Prepared
+        Without its voxels.
+    """
+
+    scores: torch.Tensor
+    single: torch.Tensor | None
+    prepared: Prepared
+    detailed: bool
+    unlike: dict[str, float]
+    unlike_share: float
+    seconds: dict[str, float]
 
 
 class Predictor:
@@ -60,6 +107,8 @@ class Predictor:
             multi_label=self.plan.multi_label,
         )
         self.ensemble.to(self.device).eval()
+        layer = self.package.norms.layer if self.package.norms else ""
+        self.tap = FeatureTap(self.package.network, layer, len(self.ensemble.views))
 
     @property
     def network(self) -> nn.Module:
@@ -80,39 +129,114 @@ class Predictor:
         Refusal
             If the volume cannot meet the plan: ``channels``, ``no_spacing``, ``dimensions``, ``not_finite``.
         """
+        return self.restore(self.infer(self.prepare(volume), detailed=detailed))
+
+    def prepare(self, volume: Volume) -> Ready:
+        """Bring a volume to the network's grid: the first third of `predict`, on the CPU."""
+        start = time.perf_counter()
         with torch.inference_mode():
-            return self._segment(volume, detailed) if self.plan.task == "segment" else self._classify(volume)
+            prepared = preprocess(volume, self.plan)
+            measured = {}
+            if self.package.norms is not None:
+                spacing = spacing_of(volume.affine) if volume.geometry == "mm" else None
+                measured = measure(torch.from_numpy(prepared.voxels), prepared.shape, spacing, self.plan.dims)
+        return Ready(prepared, measured, {"preprocess": time.perf_counter() - start})
+
+    def infer(self, ready: Ready, *, detailed: bool = False) -> Answer:
+        """Ask the network: the second third of `predict`; never by two threads at once."""
+        start = time.perf_counter()
+        prepared, segments = ready.prepared, self.plan.task == "segment"
+        image = torch.from_numpy(prepared.voxels)
+        with_entropy = detailed or self.ensemble.voices > 1
+        self.tap.take()  # what explanations said is no part of this volume
+        with torch.inference_mode():
+            if segments:
+                found = self._logits(image, body=prepared.body, with_entropy=with_entropy)
+            else:
+                found = self._class_scores(image[None], with_entropy=with_entropy)
+            labels = len(self.plan.labels)
+            scores, single = found[:labels], found[labels] if with_entropy else None
+            if not bool(torch.isfinite(scores.sum())):
+                raise MedmlError(f"the network gave NaN or infinite scores in {self.precision}; try precision fp32")
+            unlike, share = self._unlike(ready)
+        seconds = ready.seconds | {"network": time.perf_counter() - start}
+        return Answer(scores, single, prepared.without_voxels(), detailed, unlike, share, seconds)
+
+    def restore(self, answer: Answer) -> Prediction:
+        """Bring an answer to the volume's own grid: the last third of `predict`."""
+        return self._tidied(self._on_own_grid(answer))
+
+    def stages(self) -> tuple[Callable[[Volume], Ready], Callable[[Ready], Any], Callable[[Any], Prediction]]:
+        """Return `prepare`, `infer` and `restore` for threads that work beside each other, one each.
+
+        On a CPU those beside the network compute with one thread, so that they do not crowd it out. On a GPU they have
+        half of the cores, and scores are restored before they are handed over: milliseconds there, and their memory
+        is free again.
+        """
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu":
+            return (
+                _with_threads(1, self.prepare),
+                _with_threads(threads, self.infer),
+                _with_threads(1, self.restore),
+            )
+        beside = max(1, threads // 2)
+        return (
+            _with_threads(beside, self.prepare),
+            _with_threads(threads, lambda ready: self._on_own_grid(self.infer(ready))),
+            _with_threads(beside, self._tidied),
+        )
 
     def logits(self, image: torch.Tensor) -> torch.Tensor:
         """Return a segmenter's scores (L, I, J, K) of a preprocessed image (C, I, J, K)."""
         with torch.inference_mode():
             return self._logits(image)
 
-    def _segment(self, volume: Volume, detailed: bool) -> Prediction:
-        clock = [time.perf_counter()]
-        prepared = preprocess(volume, self.plan)
-        clock.append(time.perf_counter())
-        found = self._logits(torch.from_numpy(prepared.voxels), with_entropy=detailed)
-        logits, single = found[: len(self.plan.labels)], found[len(self.plan.labels) :]
-        clock.append(time.perf_counter())
-        if not bool(torch.isfinite(logits.sum())):
-            raise MedmlError(f"the network gave NaN or infinite scores in {self.precision}; try precision fp32")
-        mask = restore(logits, prepared, self.plan)
-        if self.plan.keep_largest:
-            mask = keep_largest(mask)
-        uncertainty = mean_entropy(logits)
-        clock.append(time.perf_counter())
-        if not detailed:
-            return Prediction(mask=mask, uncertainty=uncertainty, seconds=_steps(clock))
-        maps = self._uncertainty_maps(logits, single[0])
-        return Prediction(
-            mask=mask,
-            uncertainty=uncertainty,
-            seconds=_steps(clock),
+    def _on_own_grid(self, answer: Answer) -> Prediction:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            if self.plan.task == "classify":
+                prediction = self._classified(answer)
+            else:
+                try:
+                    prediction = self._segmented(answer)
+                except torch.OutOfMemoryError:
+                    logger.warning("out of memory on %s; its scores are restored on the CPU", self.device)
+                    single = None if answer.single is None else answer.single.to(CPU)
+                    prediction = self._segmented(replace(answer, scores=answer.scores.to(CPU), single=single))
+        seconds = answer.seconds | {"restore": time.perf_counter() - start}
+        return replace(prediction, unlike=answer.unlike, unlike_share=answer.unlike_share, seconds=seconds)
+
+    def _segmented(self, answer: Answer) -> Prediction:
+        logits, single, prepared = answer.scores, answer.single, answer.prepared
+        disagreement = math.nan
+        if single is not None and self.ensemble.voices > 1:
+            box = foreground_box(logits)
+            disagreement = float(
+                self._uncertainty_maps(logits[(slice(None), *box)], single[box])["disagreement"].mean()
+            )
+        prediction = Prediction(
+            mask=restore(logits, prepared, self.plan),
+            uncertainty=mean_entropy(logits),
+            disagreement=disagreement,
+        )
+        if single is None or not answer.detailed:
+            return prediction
+        maps = self._uncertainty_maps(logits, single)
+        return replace(
+            prediction,
             label_probabilities=restore_probabilities(logits, prepared, self.plan),
             uncertainty_maps={name: restore_values(values, prepared) for name, values in maps.items()},
-            disagreement=float(maps["disagreement"][foreground_box(logits)].mean()) if len(maps) == 2 else math.nan,
         )
+
+    def _tidied(self, prediction: Prediction) -> Prediction:
+        """Do what is left to the CPU."""
+        if prediction.mask is None or not self.plan.keep_largest:
+            return prediction
+        start = time.perf_counter()
+        mask = keep_largest(prediction.mask)
+        restoring = prediction.seconds["restore"] + time.perf_counter() - start
+        return replace(prediction, mask=mask, seconds=prediction.seconds | {"restore": restoring})
 
     def _uncertainty_maps(self, logits: torch.Tensor, single: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return maps (I, J, K) in [0, 1] of what `Prediction.uncertainty_maps` holds, on the network's grid."""
@@ -122,26 +246,14 @@ class Predictor:
             return {"entropy": total}
         return {"entropy": total, "disagreement": (total - single / most).clamp(0, 1)}
 
-    def _classify(self, volume: Volume) -> Prediction:
-        clock = [time.perf_counter()]
-        batch = torch.from_numpy(preprocess(volume, self.plan).voxels)[None]
-        clock.append(time.perf_counter())
-        try:
-            found = self._scores(batch, self.device, with_entropy=True)
-        except torch.OutOfMemoryError:
-            found = self._on_cpu(batch, with_entropy=True)
-        clock.append(time.perf_counter())
-        if not bool(torch.isfinite(found).all()):
-            raise MedmlError(f"the network gave NaN or infinite scores in {self.precision}; try precision fp32")
-        scores, single = found.double().cpu()[0, :-1], found[0, -1]
+    def _classified(self, answer: Answer) -> Prediction:
+        scores = answer.scores.double().cpu()
         scaled = scores / self.package.calibration.temperature
         probabilities = torch.sigmoid(scaled) if self.plan.multi_label else torch.softmax(scaled, dim=0)
-        clock.append(time.perf_counter())
         return Prediction(
             probabilities=probabilities.numpy(),
-            uncertainty=_entropy_of(probabilities, multi_label=self.plan.multi_label),
-            disagreement=self._disagreement(scores, float(single)),
-            seconds=_steps(clock),
+            uncertainty=entropy_share(probabilities, multi_label=self.plan.multi_label),
+            disagreement=math.nan if answer.single is None else self._disagreement(scores, float(answer.single)),
         )
 
     def _disagreement(self, scores: torch.Tensor, single: float) -> float:
@@ -152,45 +264,84 @@ class Predictor:
         total = float(entropy_of(scores, multi_label=self.plan.multi_label, dim=0))
         return min(1.0, max(0.0, (total - single) / most))
 
-    def _logits(self, image: torch.Tensor, *, with_entropy: bool = False) -> torch.Tensor:
+    def _unlike(self, ready: Ready) -> tuple[dict[str, float], float]:
+        """Return how unlike its training data the model finds a scan, from what the network was just heard to say."""
+        features = self.tap.take()
+        if self.package.norms is None:
+            return {}, math.nan
+        return compare(
+            self.package.norms, ready.measured if features is None else ready.measured | {"features": features}
+        )
+
+    def _class_scores(self, batch: torch.Tensor, *, with_entropy: bool) -> torch.Tensor:
+        try:
+            return self._scores(batch, self.device, with_entropy=with_entropy)[0]
+        except torch.OutOfMemoryError:
+            with self._moved_to_cpu():
+                return self._scores(batch, CPU, with_entropy=with_entropy)[0]
+
+    def _logits(
+        self, image: torch.Tensor, *, body: np.ndarray | None = None, with_entropy: bool = False
+    ) -> torch.Tensor:
         """Return logits (L, I, J, K) of an image (C, I, J, K); short of memory, in smaller bites, same result."""
-        batch = self._windows_at_once()
+        batch, keep_on = self._windows_at_once(), self.device
         while True:
             try:
-                return self._slide(image, batch, self.device, with_entropy=with_entropy)
+                return self._slide(image, batch, self.device, keep_on=keep_on, body=body, with_entropy=with_entropy)
             except torch.OutOfMemoryError:
-                if batch == 1:
-                    return self._on_cpu(image, with_entropy=with_entropy)
-                batch //= 2
-                logger.warning("out of memory on %s; going on with %d windows at a time", self.device, batch)
+                self.tap.take()
+                if batch > 1:
+                    batch //= 2
+                    logger.warning("out of memory on %s; going on with %d windows at a time", self.device, batch)
+                elif keep_on != CPU:
+                    keep_on = CPU
+                    logger.warning("out of memory on %s; scores are kept on the CPU", self.device)
+                else:
+                    break
                 _free(self.device)
+        with self._moved_to_cpu():
+            return self._slide(image, 1, CPU, keep_on=CPU, body=body, with_entropy=with_entropy)
 
-    def _on_cpu(self, image: torch.Tensor, *, with_entropy: bool) -> torch.Tensor:
+    @contextmanager
+    def _moved_to_cpu(self) -> Iterator[None]:
         logger.warning("out of memory on %s; this image is done on the CPU", self.device)
         _free(self.device)
-        cpu = torch.device("cpu")
-        self.ensemble.to(cpu)
+        self.ensemble.to(CPU)
         try:
-            if self.plan.task == "segment":
-                return self._slide(image, 1, cpu, with_entropy=with_entropy)
-            return self._scores(image, cpu, with_entropy=with_entropy)
+            yield
         finally:
             self.ensemble.to(self.device)
 
-    def _slide(self, image: torch.Tensor, batch: int, device: torch.device, *, with_entropy: bool) -> torch.Tensor:
+    def _slide(
+        self,
+        image: torch.Tensor,
+        batch: int,
+        device: torch.device,
+        *,
+        keep_on: torch.device,
+        body: np.ndarray | None,
+        with_entropy: bool,
+    ) -> torch.Tensor:
         """Run the network window by window over ``image``; of 2D networks, slice by slice along K."""
+        flat = self.plan.dims == 2
         inputs = image.to(device)
-        inputs = inputs.movedim(3, 0)[..., None] if self.plan.dims == 2 else inputs[None]
-        logits = sliding_window_inference(
-            inputs,
-            roi_size=(*input_shape(self.plan), 1)[:3],
-            sw_batch_size=batch,
-            predictor=lambda windows: self._scores(windows, device, with_entropy=with_entropy),
-            overlap=self.plan.overlap,
-            mode="gaussian",
-        )
-        result: torch.Tensor = logits[..., 0].movedim(0, 3) if self.plan.dims == 2 else logits[0]  # type: ignore
-        return result
+        inputs = inputs.movedim(3, 0)[..., None] if flat else inputs[None]
+        wanted = None
+        if body is not None:
+            wanted = torch.from_numpy(body)
+            wanted = wanted.movedim(2, 0)[..., None] if flat else wanted[None]
+        with autocast(device, self.precision):  # around all windows: weights are converted once
+            logits = slide(
+                inputs,
+                (*input_shape(self.plan), 1)[:3],
+                lambda windows: self._scores(windows, device, with_entropy=with_entropy),
+                channels=len(self.plan.labels) + with_entropy,
+                overlap=self.plan.overlap,
+                batch=batch,
+                keep_on=keep_on,
+                wanted=wanted,
+            )
+        return logits[..., 0].movedim(0, 3) if flat else logits[0]
 
     def _scores(self, batch: torch.Tensor, device: torch.device, *, with_entropy: bool = False) -> torch.Tensor:
         """Return float32 scores of a batch (B, C, I, J, K); ``with_entropy`` as in `Ensemble.with_entropy`."""
@@ -204,40 +355,14 @@ class Predictor:
         return int(min(MOST_WINDOWS, max(1, WINDOW_VOXELS[self.device.type] // voxels)))
 
 
-def mean_entropy(logits: torch.Tensor) -> float:
-    """Return the mean entropy, as a share of the largest possible, of logits (L, I, J, K).
+def _with_threads(count: int, work: Callable[[Given], Made]) -> Callable[[Given], Made]:
+    """Return ``work`` done with so many threads of torch in whichever thread calls it."""
 
-    Over the box of what is predicted as foreground; over everything when nothing is.
-    """
-    inner = logits[(slice(None), *foreground_box(logits))]
-    depth = max(1, SLAB_VOXELS // (inner.shape[0] * inner.shape[1] * inner.shape[2]))
-    total = 0.0
-    for slab in torch.split(inner, depth, dim=3):
-        log = torch.log_softmax(slab.float(), dim=0)
-        total -= float((log.exp() * log).sum(dtype=torch.float64))
-    return total / (math.prod(inner.shape[1:]) * math.log(logits.shape[0]))
+    def run(given: Given) -> Made:
+        torch.set_num_threads(count)
+        return work(given)
 
-
-def foreground_box(logits: torch.Tensor) -> tuple[slice, slice, slice]:
-    """Return the box of what logits (L, I, J, K) say is not background; everything when nothing is."""
-    foreground = best_label(logits) > 0
-    lines = [torch.nonzero(foreground.any(dim=b).any(dim=a)) for a, b in ((1, 2), (0, 2), (0, 1))]
-    i, j, k = (slice(int(line[0]), int(line[-1]) + 1) if len(line) else slice(None) for line in lines)
-    return i, j, k
-
-
-def _entropy_of(probabilities: torch.Tensor, *, multi_label: bool) -> float:
-    """Return the entropy of class probabilities (N,) as a share of the largest possible."""
-    if multi_label:
-        return float(np.mean([_entropy_of(torch.stack((p, 1 - p)), multi_label=False) for p in probabilities]))
-    if len(probabilities) < 2:
-        return 0.0
-    return float(torch.special.entr(probabilities).sum()) / math.log(len(probabilities))
-
-
-def _steps(clock: list[float]) -> dict[str, float]:
-    names = ("preprocess", "network", "restore")
-    return {name: end - start for name, start, end in zip(names, clock[:-1], clock[1:], strict=True)}
+    return run
 
 
 def _free(device: torch.device) -> None:

@@ -13,10 +13,21 @@ Tone = Literal["", "good", "warn", "bad", "muted"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A table cell with a tone; a plain value does where no tone is wanted."""
+    """A table cell with a tone, or a way to another file; a plain value does where neither is wanted.
+
+    Attributes
+    ----------
+    file : str
+        As in `Link`; empty: no link.
+    """
 
     value: str | int | float | None
     tone: Tone = ""
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        if self.file:
+            _check_link(self.file)
 
 
 Value = str | int | float | None | Cell
@@ -67,6 +78,8 @@ class Tile:
     ----------
     across : int
         How many squares the picture is wide.
+    file : str
+        Where its title leads, as in `Link`; empty: nowhere.
     """
 
     png: bytes
@@ -75,6 +88,11 @@ class Tile:
     tags: Sequence[Cell] = ()
     alt: str = ""
     across: int = 1
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        if self.file:
+            _check_link(self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +139,13 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A way to a file beside the page; nothing else may be linked."""
+    """A way to a file beside the page, in the folder above or in one below, and a place in it; nothing else."""
 
     text: str
     file: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]*", self.file, re.ASCII):
-            raise ValueError(f"link to {self.file!r}: expected the plain name of a file beside the page")
+        _check_link(self.file)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,6 +161,11 @@ class Section:
     strips: Sequence[Strip] = field(default_factory=tuple)
     tiles: Sequence[Tile] = field(default_factory=tuple)
     links: Sequence[Link] = field(default_factory=tuple)
+
+
+def _check_link(file: str) -> None:
+    if not re.fullmatch(r"(\.\./)?([\w-]+/)?\w[\w.-]*(#[\w-]+)?", file, re.ASCII):
+        raise ValueError(f"link to {file!r}: expected the plain name of a file beside the page, one folder off at most")
 
 
 def show(value: str | float | None, digits: int = 3) -> str:

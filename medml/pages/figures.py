@@ -95,7 +95,7 @@ def confusion_matrix(table: Sequence[Sequence[int]], names: Sequence[str]) -> by
     size = float(np.clip(1.9 + 0.5 * len(names), WIDTH, 9.0))
     with styled():
         figure, axes = _chart(size, size - 0.6)
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")  # kept square, the label falls off the edge
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         ticks = [plain(name, 18) for name in names]

@@ -35,11 +35,19 @@ def render(template_name: str, path: Path, *, mode: int = 0o644, **values: Any) 
     **values
         What the template asks for. Text is escaped; PNG bytes become data URIs by the ``data_uri`` filter.
     """
-    css = _stylesheet()
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    html = _environment().get_template(template_name).render(css=css, css_digest=digest, **values)
-    _write_atomic(path, html.encode(), mode)
+    _write_atomic(path, fill(template_name, **values).encode(), mode)
     return path
+
+
+def fill(template_name: str, **values: Any) -> str:
+    """Return the page of a template, for a server; see `render`."""
+    css = stylesheet()
+    return _environment().get_template(template_name).render(css=css, css_digest=digest_of(css), **values)
+
+
+def digest_of(text: str) -> str:
+    """Return the sha256 of a script or a style sheet as a page's policy names it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def data_uri(picture: bytes) -> str:
@@ -57,7 +65,8 @@ def data_uri(picture: bytes) -> str:
 
 
 @cache
-def _stylesheet() -> str:
+def stylesheet() -> str:
+    """Return the style of every page."""
     # Stripped, so that no editor's last newline changes the text whose hash the policy names.
     return (TEMPLATES / "style.css").read_text(encoding="utf-8").strip()
 
@@ -73,6 +82,7 @@ def _environment() -> Environment:
     )
     environment.filters["data_uri"] = data_uri
     environment.filters["show"] = lambda value: show(value.value if isinstance(value, Cell) else value)
+    environment.tests["linked"] = lambda value: isinstance(value, Cell) and bool(value.file)
     environment.filters["cell_class"] = _cell_class
     return environment
 

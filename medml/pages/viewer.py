@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from medml.pages.shell import TEMPLATES, render
+from medml.pages.shell import TEMPLATES, digest_of, render
 
 VENDOR = Path(__file__).parent / "vendor"
 MAX_CASE_BYTES = 1_500_000  # of the image before compression: `shown_size` of the evaluation keeps to it
@@ -55,6 +55,8 @@ class ViewerCase:
         Where to look first, as fractions of the grid along I, J, K.
     directions : bool
         Whether the patient's directions are known.
+    key : str
+        Names the case after the page's "#": the page opens with it.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ViewerCase:
     flat: bool = False
     place: tuple[float, float, float] = (0.5, 0.5, 0.5)
     directions: bool = True
+    key: str = ""
 
     @property
     def size(self) -> int:
@@ -71,8 +74,15 @@ class ViewerCase:
         return len(self.image) + sum(len(layer.nifti) for layer in self.layers)
 
 
-def write_viewer(path: Path, cases: Sequence[ViewerCase], *, title: str, kicker: str = "") -> int:
+def write_viewer(
+    path: Path, cases: Sequence[ViewerCase], *, title: str, kicker: str = "", restricted: bool = False
+) -> int:
     """Write the viewer page of the cases that fit ``MAX_BYTES``, the first ones first; return how many those are.
+
+    Parameters
+    ----------
+    restricted : bool
+        A page of the clinical side: readable by its owner alone.
 
     Raises
     ------
@@ -82,17 +92,19 @@ def write_viewer(path: Path, cases: Sequence[ViewerCase], *, title: str, kicker:
     if not cases:
         raise ValueError("found no case to show, expected at least one; leave the viewer out")
     shown = _fitting(cases)
-    scripts = [_niivue(), _script()]
+    scripts = viewer_scripts()
     left = len(cases) - len(shown)
     render(
         "viewer.html",
         path,
+        mode=0o600 if restricted else 0o644,
+        restricted=restricted,
         title=title,
         kicker=kicker,
         lead=f"Cases left out, because the file would have grown too large: {left}." if left else "",
         scripts=scripts,
-        script_digests=[_digest(script) for script in scripts],
-        cases=[_plain(case) for case in shown],
+        script_digests=[digest_of(script) for script in scripts],
+        cases=[pack_case(case) for case in shown],
     )
     return len(shown)
 
@@ -108,9 +120,10 @@ def _fitting(cases: Sequence[ViewerCase]) -> list[ViewerCase]:
     return shown
 
 
-def _plain(case: ViewerCase) -> dict[str, Any]:
-    """Return a case as the page's script reads it."""
+def pack_case(case: ViewerCase) -> dict[str, Any]:
+    """Return a case as the page's script reads it: plain values for JSON, bytes in base64."""
     return {
+        "key": case.key,
         "name": case.name,
         "caption": case.caption,
         "image": base64.b64encode(case.image).decode(),
@@ -128,6 +141,26 @@ def _plain(case: ViewerCase) -> dict[str, Any]:
     }
 
 
+def unpack_case(packed: Mapping[str, Any]) -> ViewerCase:
+    """Undo `pack_case`."""
+    layers = [
+        Layer(
+            layer["name"],
+            base64.b64decode(layer["data"]),
+            {int(value): (name, colour) for value, name, colour in layer["legend"]},
+        )
+        for layer in packed["layers"]
+    ]
+    i, j, k = packed["place"]
+    plain = {name: packed[name] for name in ("name", "caption", "flat", "directions", "key")}
+    return ViewerCase(**plain, image=base64.b64decode(packed["image"]), layers=layers, place=(i, j, k))
+
+
+def viewer_scripts() -> list[str]:
+    """Return niivue and what drives it, in this order."""
+    return [_niivue(), _script()]
+
+
 @cache
 def _niivue() -> str:
     content = (VENDOR / "niivue.umd.js").read_bytes()
@@ -141,7 +174,3 @@ def _niivue() -> str:
 @cache
 def _script() -> str:
     return (TEMPLATES / "viewer.js").read_text(encoding="utf-8")
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -35,8 +35,13 @@ class Prediction:
         ``entropy`` of the mean probabilities (all uncertainty), and ``disagreement``, what of it comes from members
         and mirrored views that differ (their mutual information); the latter only where there are several.
     disagreement : float
-        The same for the whole case: mean over the predicted foreground's box of segmenters (detailed), of a
+        The same for the whole case: mean over the predicted foreground's box of segmenters, of a
         classifier's probabilities before calibration. NaN where one network answers alone.
+    unlike : dict
+        How far the scan is from the training data in each aspect of `records.norms.ASPECTS`; 1 is as far as the
+        farthest scan that the model knows. Empty where a package does not say.
+    unlike_share : float
+        Share of validation scans that are nearer, in the aspect that is farthest; NaN where unknown.
     """
 
     mask: np.ndarray | None = None
@@ -46,6 +51,8 @@ class Prediction:
     label_probabilities: np.ndarray | None = None
     uncertainty_maps: dict[str, np.ndarray] = field(default_factory=dict)
     disagreement: float = float("nan")
+    unlike: dict[str, float] = field(default_factory=dict)
+    unlike_share: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +85,24 @@ class Written:
     result: dict[str, str | int | float | None] = field(default_factory=dict)
     status: Status = "done"
     reason: str = ""
+
+
+class BatchOptions(Record):
+    """How the results of a batch are written; kept with every row, for other options make other files.
+
+    Attributes
+    ----------
+    dicom : str
+        Which DICOM SEG a DICOM source gets, besides the structured report; "none": neither.
+    capture : bool
+        Whether it gets pictures with the result drawn in, too; unless ``dicom`` is "none".
+    review : str
+        Name of a YAML in ``configs/review``: which results a person must look at.
+    """
+
+    dicom: Literal["binary", "labelmap", "none"] = "binary"
+    capture: bool = True
+    review: str = "default"
 
 
 class BatchMeta(Record):
@@ -115,6 +140,10 @@ class LedgerRow(Record):
         Path relative to OUT to sha256, of every file written for the scan.
     result : dict
         The scan's row of ``results.csv``.
+    options : str
+        How results were written; other options make other files, so the scan is done again.
+    attempts : int
+        How often work on it began.
     """
 
     source: str
@@ -131,3 +160,5 @@ class LedgerRow(Record):
     started: str = ""
     finished: str = ""
     stamp: str = ""
+    options: str = ""
+    attempts: int = 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medml.records.scan import Column, Finding, SourceGrid, Volume
+from medml.records.selection import SeriesFacts
 
 FileState = tuple[str, int, int]
 
@@ -57,6 +58,8 @@ class Candidate:
         Class labels that hold; None if unknown.
     locator : dict
         JSON-able, private: absolute paths, ordered SOP instance UIDs, positions.
+    series : SeriesFacts or None
+        What rules of selection look at, of a DICOM series.
     seen : tuple
         Path, size in bytes (-1 for a folder) and modification time in ns of what it is read from, as the walk saw
         them: if one has changed since, the scan is refused.
@@ -80,6 +83,7 @@ class Candidate:
     multi_label: bool = False
     origin: str = ""
     locator: dict[str, Any] = field(default_factory=dict)
+    series: SeriesFacts | None = None
     seen: tuple[FileState, ...] = ()
 
     @property

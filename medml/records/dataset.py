@@ -28,6 +28,8 @@ class Case(Record):
         Of the first scan's canonical grid; spacing is None when unknown.
     alike : tuple of str
         One key for each picture that cases of several patients share: the smallest content digest of its copies.
+    origin : str
+        Of the mask or the classes that the case stands on, such as ``review``: a person's word on a model's result.
     """
 
     case_id: str
@@ -40,6 +42,7 @@ class Case(Record):
     spacing_mm: tuple[float, float, float] | None
     columns: dict[str, Column] = {}
     alike: tuple[str, ...] = ()
+    origin: str = ""
 
 
 class Omitted(Record):

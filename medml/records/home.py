@@ -69,6 +69,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def audit(self) -> Path:
+        """Who did what and when."""
+        return self.root / "audit"
+
+    @property
     def secrets(self) -> Path:
         return self.root / "secrets"
 
@@ -80,6 +85,11 @@ class Home:
     def quarantine(self) -> Path:
         """What is held back because its pixels may show a name, and who released it."""
         return self.secrets / "quarantine"
+
+    @property
+    def erasures(self) -> Path:
+        """What is to be erased, while an erasure is under way."""
+        return self.secrets / "erasures"
 
     @property
     def key_file(self) -> Path:

@@ -146,6 +146,9 @@ class Plan(Record):
         What is validated and kept is the average of the weights over this share of the steps so far; 0: the last ones.
     compile : str
         "auto" tries torch.compile where the budget is long enough to earn its cost back, and keeps it if it is faster.
+    skip_air : bool
+        Segmenters: windows in which nothing is brighter than air (CT -500 HU, else 0) are not asked; they are
+        background. For labels that never lie in air alone.
     deterministic : bool
         Two trainings with one seed on one machine give identical weights. Training then ends with its epochs: minutes,
         which differ from run to run, do not count.
@@ -195,6 +198,7 @@ class Plan(Record):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     overlap: float = 0.5
     tta_flips: tuple[int, ...] = ()
+    skip_air: bool = False
     keep_largest: bool = False
     seed: int = 0
     starts: int = Field(1, ge=1)

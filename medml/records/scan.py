@@ -136,6 +136,31 @@ class Scan(Record):
     likeness: str = ""
 
 
+class Reviewed(Record):
+    """Where a person's word on a model's result comes from. Holds no name: research side.
+
+    Attributes
+    ----------
+    verdict : "accepted" or "replaced"
+        Whether the model's result stands or was corrected.
+    reviewer : str
+        Opaque, the same for the same person in one home.
+    decided : str
+        When, UTC.
+    model, model_digest : str
+        Name and version of the model, and the digest of its package.
+    base : str
+        Digest of the result that was looked at.
+    """
+
+    verdict: Literal["accepted", "replaced"]
+    reviewer: str
+    decided: str
+    model: str
+    model_digest: str
+    base: str
+
+
 class Annotation(Record):
     """What is known about a scan: a label mask on the scan's grid, or class labels.
 
@@ -153,6 +178,8 @@ class Annotation(Record):
         Value to coding scheme and code (``SCT:10200004``), as far as the source has them (kind "mask").
     findings : tuple of Finding
         About the annotation, e.g. the threshold of a fractional segmentation.
+    review : Reviewed or None
+        Whose word it is, where a person accepted or corrected a model's result (origin ``review``).
     """
 
     scan_id: str
@@ -165,6 +192,7 @@ class Annotation(Record):
     content: str
     codes: dict[int, str] = {}
     findings: tuple[Finding, ...] = ()
+    review: Reviewed | None = None
 
 
 class Outcome(Record):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from medml.errors import Refusal
 from medml.geometry import to_source
@@ -15,7 +13,9 @@ from medml.io.files import write_atomic
 from medml.records.batch import Job, Prediction
 from medml.records.labels import Author, LabelMeaning, Measure
 from medml.records.plan import Plan
+from medml.results.captures import capture_pictures
 from medml.results.masks import named
+from medml.results.measures import LabelMeasures, measure_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +30,34 @@ class DicomResults:
         Text to UID, always the same one: `Pseudonyms.uid`.
     accepted_by : str
         The person who accepted the result; empty while nobody looked.
+    captures : int
+        Pictures with the result drawn in, at most, for viewers that read no SEG; 0: none.
     """
 
     author: Author
     name_uid: Callable[[str], str]
     kind: Literal["binary", "labelmap"] = "binary"
     accepted_by: str = ""
+    captures: int = 0
 
 
 def write_dicom(
-    out: Path, job: Job, prediction: Prediction, plan: Plan, results: DicomResults
+    out: Path,
+    job: Job,
+    prediction: Prediction,
+    plan: Plan,
+    results: DicomResults,
+    *,
+    measures: Mapping[int, LabelMeasures] | None = None,
 ) -> tuple[tuple[Path, ...], str]:
-    """Write ``dicom/<scan id>.seg.dcm`` and ``.sr.dcm`` into the study of the source.
+    """Write ``dicom/<scan id>.seg.dcm``, ``.sr.dcm`` and ``.sc-001.dcm``, … into the study of the source.
+
+    What has no place for a SEG, such as a radiograph, may still get captures.
+
+    Parameters
+    ----------
+    measures : mapping or None
+        What `measure_labels` gave for this very mask; None: it is measured here.
 
     Returns
     -------
@@ -60,6 +76,10 @@ def write_dicom(
     meanings = label_meanings(plan)
     try:
         sources = read_sources(locator)
+    except Refusal as refusal:
+        return (), f"no DICOM objects: {refusal}"
+    objects, reason = dict[str, Any](), ""
+    try:
         segments = None
         if prediction.mask is not None:
             segments = segmentation(
@@ -70,8 +90,9 @@ def write_dicom(
                 uids=_uids(job, results, "seg"),
                 kind=results.kind,
             )
-        report = measurement_report(
-            measures_of(job, prediction, plan),
+            objects[".seg.dcm"] = segments
+        objects[".sr.dcm"] = measurement_report(
+            measures_of(job, prediction, plan, measures),
             sources,
             meanings,
             results.author,
@@ -81,14 +102,15 @@ def write_dicom(
             accepted_by=results.accepted_by,
         )
     except Refusal as refusal:
-        return (), f"no DICOM objects: {refusal}"
+        objects, reason = {}, f"no DICOM SEG and SR: {refusal}"
+    for number, data in enumerate(_captures(job, prediction, plan, results, sources), start=1):
+        objects[f".sc-{number:03d}.dcm"] = data
     paths = []
-    for data, suffix in ((segments, ".seg.dcm"), (report, ".sr.dcm")):
-        if data is not None:
-            path = named(out, "dicom", job.scan_id, suffix)
-            write_atomic(path, lambda temporary, data=data: data.save_as(temporary), mode=0o600)  # type: ignore[misc]
-            paths.append(path)
-    return tuple(paths), ""
+    for suffix, data in objects.items():
+        path = named(out, "dicom", job.scan_id, suffix)
+        write_atomic(path, lambda temporary, data=data: data.save_as(temporary), mode=0o600)  # type: ignore[misc]
+        paths.append(path)
+    return tuple(paths), reason
 
 
 def label_meanings(plan: Plan) -> dict[int, LabelMeaning]:
@@ -98,28 +120,47 @@ def label_meanings(plan: Plan) -> dict[int, LabelMeaning]:
     return {value: known[value].model_copy(update={"name": plan.labels[value]}) for value in shown}
 
 
-def measures_of(job: Job, prediction: Prediction, plan: Plan) -> list[Measure]:
+def measures_of(
+    job: Job, prediction: Prediction, plan: Plan, measures: Mapping[int, LabelMeasures] | None = None
+) -> list[Measure]:
     """Return volumes in mL, for CT also means in HU of what was found, or the probabilities of classes."""
     if prediction.probabilities is not None:
         shares = prediction.probabilities.tolist()
         return [
             Measure(label=label, kind="probability", value=round(shares[label], 6)) for label in sorted(plan.labels)
         ]
-    volume, mask = job.reading.volume, prediction.mask
-    if mask is None or volume.geometry != "mm":
+    if prediction.mask is None or job.reading.volume.geometry != "mm":
         return []
-    voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
-    measures = []
-    for label in sorted(plan.labels):
-        if label == 0:
-            continue
-        inside = mask == label
-        count = int(inside.sum())
-        measures.append(Measure(label=label, kind="volume", value=round(count * voxel_ml, 4)))
-        if count and plan.modality == "CT":
-            mean = float(volume.voxels[0][inside].mean(dtype=np.float64))
-            measures.append(Measure(label=label, kind="mean", value=round(mean, 2)))
-    return measures
+    found = []
+    for label, measured in (measures or measure_labels(job, prediction.mask, plan)).items():
+        found.append(Measure(label=label, kind="volume", value=measured.volume_ml or 0.0))
+        if plan.modality == "CT" and measured.intensity:
+            found.append(Measure(label=label, kind="mean", value=round(measured.intensity["mean"], 2)))
+    return found
+
+
+def _captures(job: Job, prediction: Prediction, plan: Plan, results: DicomResults, sources: Any) -> Iterator[Any]:
+    """Yield one secondary capture per picture, each beside the source slice it shows."""
+    if not results.captures:
+        return
+    from medml.io.capture_write import secondary_capture
+
+    series, _ = _uids(job, results, "sc")
+    header = sources.images[0]
+    data = None
+    pictures = capture_pictures(job, prediction, plan, results.author, header, most=results.captures)
+    for number, picture in enumerate(pictures, start=1):
+        data = secondary_capture(
+            picture.pixels,
+            sources,
+            results.author,
+            place=picture.place,
+            zoom=picture.zoom,
+            uids=(series, _uids(job, results, f"sc {picture.place}")[1]),
+            number=number,
+            like=data,
+        )
+        yield data
 
 
 def _first(locator: Mapping[str, Any]) -> Mapping[str, Any]:

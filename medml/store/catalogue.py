@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, delete, func, select
 
 from medml.errors import ConfigError
 from medml.records.record import Record
@@ -180,6 +180,13 @@ class Catalogue:
                 rows: Sequence[str] = connection.execute(query.where(table.c.scan_id.in_(chunk))).scalars().all()
                 found.extend(Annotation.model_validate_json(record) for record in rows)
         return found
+
+    def withdraw(self, scan_id: str, origin: str) -> int:
+        """Take away what one origin says about a scan; return how many annotations that was."""
+        table = tables.annotations
+        with self.database.transaction() as connection:
+            result = connection.execute(delete(table).where(table.c.scan_id == scan_id, table.c.origin == origin))
+        return int(result.rowcount)
 
     def _records(self, column: Any, values: Iterable[str]) -> list[Scan]:
         query = select(tables.scans.c.record).order_by(tables.scans.c.scan_id)

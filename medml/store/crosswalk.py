@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +27,15 @@ class Origin:
         JSON-able and private: absolute paths, ordered SOP instance UIDs, positions, transform.
     series : str
         Pseudonym of its DICOM series; empty if it has none.
+    patient : str
+        Pseudonym of its patient; empty of a scan that was stored by an earlier release.
     """
 
     scan_id: str
     stamp: str
     locator: Mapping[str, Any]
     series: str = ""
+    patient: str = ""
 
 
 class Crosswalk:
@@ -49,6 +53,7 @@ class Crosswalk:
                 "stamp": origin.stamp,
                 "locator": json.dumps(origin.locator),
                 "series": origin.series,
+                "patient": origin.patient,
                 "updated": now,
             }
             for origin in origins
@@ -58,7 +63,7 @@ class Crosswalk:
                 connection,
                 tables.crosswalk,
                 list(rows.values()),
-                replace=["stamp", "locator", "series", "updated"],
+                replace=["stamp", "locator", "series", "patient", "updated"],
             )
 
     def by_stamp(self, stamps: Iterable[str]) -> dict[str, str]:
@@ -83,6 +88,21 @@ class Crosswalk:
                 found.update(str(scan_id) for scan_id in rows.scalars())
         return sorted(found)
 
+    def by_patient(self, patient: str) -> list[str]:
+        """Return the ids of the scans of a patient, given by its pseudonym; in order."""
+        table = tables.crosswalk
+        query = select(table.c.scan_id).where(table.c.patient == patient).order_by(table.c.scan_id)
+        with self.database.reading() as connection:
+            return [str(scan_id) for scan_id in connection.execute(query).scalars()]
+
+    def locators(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Yield scan id, patient and locator of every source, by scan id."""
+        table = tables.crosswalk
+        query = select(table.c.scan_id, table.c.patient, table.c.locator).order_by(table.c.scan_id)
+        with self.database.reading() as connection:
+            for row in connection.execute(query.execution_options(yield_per=1000)):
+                yield str(row[0]), str(row[1]), json.loads(row[2])
+
     def locator(self, scan_id: str) -> dict[str, Any]:
         """Return the locator of a scan.
 
@@ -101,3 +121,13 @@ class Crosswalk:
             )
         locator: dict[str, Any] = json.loads(text)
         return locator
+
+
+def paths_in(value: Any) -> Iterator[str]:
+    """Yield the absolute paths of files that a locator names; folders hold other files too and are left out."""
+    if isinstance(value, str):
+        if value.startswith("/") and not os.path.isdir(value):
+            yield value.partition("#")[0]
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from paths_in(inner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -54,6 +55,11 @@ NETWORK_FILESYSTEMS = {
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 T = TypeVar("T")
+
+
+class DatabaseBusy(MedmlError):
+    """Others kept the database to themselves for too long; trying again may help."""
+
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -219,6 +225,11 @@ def _make_file(path: Path) -> None:
         refuse_network_filesystem(path, mounts.read_text(encoding="utf-8", errors="replace"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            # Not opened: closing it again would drop the locks of every connection that this process has to it.
+            if not os.access(path, os.R_OK | os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
         # SQLite gives its log and shared-memory files the mode of the database.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
@@ -303,8 +314,8 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (OperationalError, sqlite3.OperationalError) as error:
         cause = str(getattr(error, "orig", error)).strip()
-        if "locked" in cause or "busy" in cause:
-            raise MedmlError(
+        if "locked" in cause or "busy" in cause or "deadlock" in cause:
+            raise DatabaseBusy(
                 f"{name} was locked by another process for more than {BUSY_SECONDS:.0f} s; "
                 "see which process holds it, then run the command again"
             ) from None

@@ -82,6 +82,16 @@ class Leases:
         with self.database.transaction() as connection:
             connection.execute(update(table).where(mine).values(owner="", expires=""))
 
+    def held(self) -> list[Lease]:
+        """Return what is in use now: not released, not expired, the owner not known to be dead; by name."""
+        with self.database.reading() as connection:
+            rows = connection.execute(select(tables.leases).order_by(tables.leases.c.name)).mappings().all()
+        return [
+            Lease(**{key: row[key] for key in ("name", "owner", "token", "expires")}, ttl_seconds=0.0)
+            for row in rows
+            if row["owner"] and row["expires"] > utc_now() and owner_alive(row["owner"]) is not False
+        ]
+
     def check(self, lease: Lease) -> None:
         """Raise `LeaseLost` if the lease was released or taken over."""
         with self.database.transaction() as connection:
@@ -98,6 +108,16 @@ def check_lease(connection: Connection, lease: Lease) -> None:
             f"lease {lease.name}: token {lease.token} of {lease.owner} is no longer valid, {found} holds token {token};"
             " the owner was silent for too long, so its work is done again by the new one"
         )
+
+
+def lease_stands(connection: Connection, name: str, token: int | None = None) -> bool:
+    """Say whether a lease (of this token) stands: not released, not expired, its owner not known to be dead."""
+    if not name:
+        return False
+    row = connection.execute(select(tables.leases).where(tables.leases.c.name == name)).mappings().first()
+    if row is None or token not in (None, row["token"]) or not row["owner"]:
+        return False
+    return bool(row["expires"] > utc_now()) and owner_alive(row["owner"]) is not False
 
 
 def this_owner() -> str:

@@ -31,8 +31,8 @@ class Schema:
     metadata: MetaData
 
 
-CATALOGUE = Schema(branch="catalogue", head="0002", metadata=catalogue_metadata)
-CROSSWALK = Schema(branch="crosswalk", head="x0002", metadata=crosswalk_metadata)
+CATALOGUE = Schema(branch="catalogue", head="0004", metadata=catalogue_metadata)
+CROSSWALK = Schema(branch="crosswalk", head="x0003", metadata=crosswalk_metadata)
 
 collections = Table(
     "collections",
@@ -88,6 +88,9 @@ batches = Table(
     Column("model_digest", String(64), nullable=False),
     Column("source_request", String(255), nullable=False),
     Column("created", String(32), nullable=False),
+    Column("options", Text, nullable=False, server_default=""),
+    Column("state", String(16), nullable=False, server_default=""),
+    Column("updated", String(32), nullable=False, server_default=""),
 )
 
 ledger = Table(
@@ -106,7 +109,26 @@ ledger = Table(
     Column("token", Integer, nullable=False),
     Column("record", Text, nullable=False),
     Column("updated", String(32), nullable=False),
+    Column("number", Integer, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("not_before", String(32), nullable=False, server_default=""),
+    Column("stamp", String(64), nullable=False, server_default=""),
     Index("ix_ledger_scan_id", "scan_id"),
+    Index("ix_ledger_status", "batch_id", "status", "attempts", "number"),
+    Index("ix_ledger_stamp", "batch_id", "stamp"),
+)
+
+reviews = Table(
+    "reviews",
+    catalogue_metadata,
+    Column("batch_id", String(255), ForeignKey("batches.batch_id", ondelete="CASCADE"), primary_key=True),
+    Column("scan_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("verdict", String(16), nullable=False),
+    Column("record", Text, nullable=False),
+    Column("decided", String(32), nullable=False),
+    Index("ix_reviews_scan_id", "scan_id"),
 )
 
 leases = Table(
@@ -126,6 +148,8 @@ crosswalk = Table(
     Column("locator", Text, nullable=False),
     Column("updated", String(32), nullable=False),
     Column("series", String(64), nullable=False, server_default=""),
+    Column("patient", String(64), nullable=False, server_default=""),
     Index("ix_crosswalk_stamp", "stamp"),
     Index("ix_crosswalk_series", "series"),
+    Index("ix_crosswalk_patient", "patient"),
 )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
 from medml.records.dataset import Dataset
 from medml.records.plan import Fingerprint, Normalisation
-from medml.records.scan import Column
 
 # A soft-tissue window: it holds organs, vessels, fat and contrast medium; classifiers have no mask that would say
 # which intensities matter.
@@ -19,19 +17,25 @@ SIDES = (
     re.compile(r"\b(anterior|posterior|ventral|dorsal)\b", re.IGNORECASE),
     re.compile(r"\b(superior|inferior|upper|lower|cranial|caudal)\b", re.IGNORECASE),
 )
+BRIGHTEST = 255.0  # of 8 bits
 AXIS_NAMES = ("left-right", "front-back", "head-foot")
 RARE = 10.0
 # Shares of labelled voxels beyond which patches need no help to meet a label, or need more.
 COMMON, SCARCE = 0.1, 0.001
 NO_UNIT = {
     "MR": "depend on coil, sequence and scanner",
-    "US": "depend on the operator's gain",
     "PT": "are not all SUV",
     **dict.fromkeys(RADIOGRAPHS, "depend on exposure and on the maker's processing"),
 }
 
 
-def normalisation(fingerprint: Fingerprint) -> tuple[tuple[Normalisation, ...], str]:
+def is_radiograph(fingerprint: Fingerprint, dataset: Dataset) -> bool:
+    """Say whether pictures are radiographs, by their modality or by the name of a view."""
+    views = {str(case.columns.get("view")).upper() for case in dataset.cases}
+    return fingerprint.modality in RADIOGRAPHS or bool(views & RADIOGRAPHIC_VIEWS)
+
+
+def normalisation(fingerprint: Fingerprint, *, radiograph: bool) -> tuple[tuple[Normalisation, ...], str]:
     """Return one rule per channel and why."""
     if fingerprint.modality == "CT" and fingerprint.task == "classify":
         low, high = SOFT_TISSUE_HU
@@ -47,6 +51,9 @@ def normalisation(fingerprint: Fingerprint) -> tuple[tuple[Normalisation, ...], 
     if _is_colour(fingerprint):
         rules = tuple(_clipped(found, found["min"], found["max"]) for found in fingerprint.intensity)
         return rules, "colour carries meaning: scaled by the training set's mean and spread, not picture by picture"
+    if _is_for_display(fingerprint) and not radiograph:
+        rules = tuple(_clipped(found, found["min"], found["max"]) for found in fingerprint.intensity)
+        return rules, "grey of 8 bits, as readers see it, carries meaning: scaled by the training set's mean and spread"
     rules = tuple(Normalisation(kind="zscore") for _ in fingerprint.intensity)
     why = NO_UNIT.get(fingerprint.modality, "have no fixed unit")
     return rules, f"{fingerprint.modality} intensities {why}: each image to mean 0 and spread 1"
@@ -66,22 +73,21 @@ def foreground_share(fingerprint: Fingerprint) -> tuple[float, str]:
 
 def dataset_flips(fingerprint: Fingerprint, dataset: Dataset, *, dims: int) -> tuple[tuple[int, ...], str]:
     """Return the axes that may be mirrored and why, by the dataset's labels and views."""
-    views = {case.columns.get("view") for case in dataset.cases}
-    return flip_axes(fingerprint, tuple(dataset.labels.values()), dims=dims, views=views)
+    radiograph = is_radiograph(fingerprint, dataset)
+    return flip_axes(fingerprint, tuple(dataset.labels.values()), dims=dims, radiograph=radiograph)
 
 
 def flip_axes(
-    fingerprint: Fingerprint, labels: tuple[str, ...], *, dims: int, views: Collection[Column] = ()
+    fingerprint: Fingerprint, labels: tuple[str, ...], *, dims: int, radiograph: bool
 ) -> tuple[tuple[int, ...], str]:
     """Return the axes that may be mirrored and why.
 
-    An axis is left alone where a label names a side along it. Radiographs, known by their modality or by the name of
-    their view, are never mirrored (the heart's side shows), other grey pictures from left to right only (ultrasound
-    comes from above), colour pictures both ways. Volumes of known orientation are mirrored from left to right only
-    where they are segmented: bodies are about symmetric so, and a network need not learn them upside down.
+    An axis is left alone where a label names a side along it. Radiographs are never mirrored (the heart's side shows),
+    other grey pictures from left to right only (ultrasound comes from above), colour pictures both ways. Volumes of
+    known orientation are mirrored from left to right only where they are segmented: bodies are about symmetric so, and
+    a network need not learn them upside down.
     """
-    radiographic = any(str(view).upper() in RADIOGRAPHIC_VIEWS for view in views)
-    if dims == 2 and (fingerprint.modality in RADIOGRAPHS or radiographic):
+    if dims == 2 and radiograph:
         return (), "no flips: a radiograph has a left and a right"
     axes = tuple(range(dims))
     if dims == 2 and not _is_colour(fingerprint):
@@ -124,6 +130,13 @@ def class_weights(
 
 def _is_colour(fingerprint: Fingerprint) -> bool:
     return tuple(name.upper() for name in fingerprint.channels) == ("R", "G", "B")
+
+
+def _is_for_display(fingerprint: Fingerprint) -> bool:
+    """Say whether classes are told by pictures of 8 bits whose levels depend neither on a coil nor on an exposure."""
+    flat = fingerprint.task == "classify" and all(shape[2] == 1 for shape in fingerprint.shapes)
+    ranged = all(found["min"] >= 0 and 1 < found["max"] <= BRIGHTEST for found in fingerprint.intensity)
+    return flat and ranged and fingerprint.modality not in NO_UNIT
 
 
 def _clipped(found: dict[str, float], low: float, high: float) -> Normalisation:

@@ -19,8 +19,7 @@ IMAGES_SEEN = 40_000
 FEWEST_PASSES, MOST_PASSES = 12, 400
 SMALL_IMAGE = 64
 SMALL_SET = 200
-HALF_WIDTH_BELOW = 2000
-MIX = 0.3
+HALF_WIDTH_BELOW, QUARTER_WIDTH_BELOW = 2000, 1000
 MOST_STARTS = 5
 ROOM = 1.5  # what a training may take longer than its steps were timed to
 
@@ -50,7 +49,7 @@ def plan_classifier(
     _set_starts(draft, experiment, possible=possible, steps=steps)
     guided = 2 * masked >= fingerprint.cases and draft["network"] in LAYERS
     draft.set("guided", guided, f"{masked} of {fingerprint.cases} training cases carry masks to learn from")
-    draft.set("augmentation", *_augmentation(draft, fingerprint, dataset))
+    draft.set("augmentation", *_augmentation(draft["dims"], fingerprint, dataset))
     draft.set("tta_flips", *_mirrored(draft["augmentation"].flip_axes))
     per_pass = -(-fingerprint.cases // draft["batch"])
     set_epochs(draft, experiment, steps=steps, per_epoch=min(max(per_pass, 10), VALIDATE_EVERY["cuda"]))
@@ -96,21 +95,29 @@ def classifier_candidates(draft: Draft, fingerprint: Fingerprint) -> list[Candid
     the volume is large. Few cases get no wide network: several narrow ones, averaged, learn less by heart.
     """
     dims, longest, cases = draft["dims"], max(draft["size"]), fingerprint.cases
-    widths = (0.5, 0.25) if cases < HALF_WIDTH_BELOW else (1.0, 0.5, 0.25)
+    widths, few = _widths(cases)
     if dims == 3 and grids.thick_slices(fingerprint):
-        note = "thick slices are read one by one by a ResNet-18, in order by an LSTM"
+        note = f"thick slices are read one by one by a ResNet-18, in order by an LSTM{few}"
         return [Candidate("slice_sequence", {"widen_factor": width}, note) for width in widths]
     if longest <= SMALL_IMAGE:
         stem: dict[str, Any] = {"conv1_t_size": 3, "conv1_t_stride": 1 if dims == 2 else 2, "no_max_pool": True}
-        small = [Candidate("resnet18", stem | {"widen_factor": w}, "ResNet-18 with a small stem") for w in widths]
+        small = [Candidate("resnet18", stem | {"widen_factor": w}, f"ResNet-18 with a small stem{few}") for w in widths]
         return small
     stem = {"conv1_t_size": 7 if dims == 2 else 5, "conv1_t_stride": 2, "no_max_pool": False}
-    large = [Candidate("resnet18", stem | {"widen_factor": w}, "ResNet-18") for w in widths]
+    large = [Candidate("resnet18", stem | {"widen_factor": w}, f"ResNet-18{few}") for w in widths]
     return [Candidate("densenet121", {}, "DenseNet-121"), *large] if cases >= SMALL_SET else large
 
 
-def _augmentation(draft: Draft, fingerprint: Fingerprint, dataset: Dataset) -> tuple[Augmentation, str]:
-    flips, reason = appearance.dataset_flips(fingerprint, dataset, dims=draft["dims"])
-    changes = Augmentation(flip_axes=flips, translate=0.08, mix=0.0 if draft["guided"] else MIX)
-    reason += "; masks guide, so images are not mixed" if draft["guided"] else "; mixup against learning by heart"
+def _widths(cases: int) -> tuple[tuple[float, ...], str]:
+    """Return what shares of the usual channels a ResNet may have, and words on it for the plan."""
+    if cases < QUARTER_WIDTH_BELOW:
+        return (0.25,), f", a quarter as wide for want of cases ({cases})"
+    if cases < HALF_WIDTH_BELOW:
+        return (0.5, 0.25), f", at most half as wide for want of cases ({cases})"
+    return (1.0, 0.5, 0.25), ""
+
+
+def _augmentation(dims: int, fingerprint: Fingerprint, dataset: Dataset) -> tuple[Augmentation, str]:
+    flips, reason = appearance.dataset_flips(fingerprint, dataset, dims=dims)
+    changes = Augmentation(flip_axes=flips, translate=0.08)
     return changes, f"small rotations, scaling and intensity changes; {reason}"

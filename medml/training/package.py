@@ -21,6 +21,7 @@ from medml.training.batches import class_targets
 from medml.training.cache import Store
 from medml.training.calibration import fit_temperature, fit_threshold
 from medml.training.calibration import probabilities as probabilities_of
+from medml.training.norms import learn_norms
 from medml.training.validation import mask_probabilities, network_scores, validation_cases
 
 OUTER_STEPS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, *np.arange(0.1, 0.501, 0.025).round(3)])
@@ -140,6 +141,16 @@ def _write(
     calibration = calibrated(members, dataset, plan, store, device=device)
     write_json(run / "calibration.json", calibration.model_dump())
     folds = [member.fold for member in members]
+    first = members[0]
+    norms = learn_norms(
+        first.network,
+        dataset.cases_of("train", fold=first.fold),
+        dataset.cases_of("validation", fold=first.fold),
+        store,
+        plan,
+        temperature=calibration.temperature,
+        device=device,
+    )
     return write_package(
         run / "package",
         [member.network for member in members],
@@ -154,6 +165,7 @@ def _write(
         },
         terms="; ".join(f"{name}: {terms or 'not stated'}" for name, terms in sorted(dataset.licences.items()))
         or "see the model card, docs/README.md.",
+        norms=norms,
     )
 
 

@@ -32,6 +32,7 @@ USUAL = {
     "precision": "what the device is fast at",
     "overlap": "half a window: borders of windows are weighed down where others see them better",
     "tta_flips": "mirrored views double the time of inference for little",
+    "skip_air": "every window is asked; true spares those of air, for labels that never lie in air alone",
     "keep_largest": "a label may have several parts",
 }
 
@@ -79,7 +80,8 @@ def _identity(draft: Draft, fingerprint: Fingerprint, dataset: Dataset) -> None:
     draft.fix("multi_label", dataset.multi_label)
     draft.set("dims", 2 if slices == 1 else 3, "images have one slice" if slices == 1 else "images are volumes")
     draft.set("crop_foreground", *grids.crop(fingerprint))
-    draft.set("normalisation", *appearance.normalisation(fingerprint))
+    radiograph = appearance.is_radiograph(fingerprint, dataset)
+    draft.set("normalisation", *appearance.normalisation(fingerprint, radiograph=radiograph))
 
 
 def _memory(draft: Draft, experiment: Experiment, device: str) -> None:

@@ -106,7 +106,7 @@ def mask_probabilities(
     network: nn.Module, cases: Sequence[Case], store: Store, plan: Plan, *, device: torch.device
 ) -> Iterator[tuple[Case, np.ndarray]]:
     """Yield each case with a segmenter's probabilities (L, I, J, K) on the network's grid, in fp32."""
-    predictor = _predictor(network, plan, device=device, precision="fp32")
+    predictor = case_predictor(network, plan, device=device, precision="fp32")
     for case in cases:
         logits = predictor.logits(torch.from_numpy(np.array(store.image(case.case_id))))
         yield case, torch.softmax(logits.float(), dim=0).cpu().numpy()
@@ -123,7 +123,7 @@ def _segmenter_scores(
     between: Callable[[], None],
 ) -> Scores:
     """Return Dice on the network's grid: per case over labels, then over cases."""
-    predictor = _predictor(network, plan, device=device, precision=precision)
+    predictor = case_predictor(network, plan, device=device, precision=precision)
     labels = [label for label in sorted(plan.labels) if label != 0]
     table = np.full((len(cases), len(labels)), np.nan)
     for row, case in enumerate(cases):
@@ -163,7 +163,8 @@ def area_error(area: float, positives: int, negatives: int) -> float:
     return math.sqrt(max(0.0, variance) / (positives * negatives))
 
 
-def _predictor(network: nn.Module, plan: Plan, *, device: torch.device, precision: Precision) -> Predictor:
+def case_predictor(network: nn.Module, plan: Plan, *, device: torch.device, precision: Precision) -> Predictor:
+    """Return what asks a segmenter for whole cases, one coarser-tiled view each."""
     package = Package(
         folder=Path(),
         name="validation",

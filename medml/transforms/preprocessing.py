@@ -12,7 +12,7 @@ Four steps, in this order, each with an exact MONAI counterpart (the package's `
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ class Prepared:
         Shape after the spacing step, before a classifier's ``size``.
     step : tuple of float
         Network voxel pitch in voxels of the volume; (1, 1, 1) when nothing was resampled.
+    body : ndarray of shape (I, J, K), bool, or None
+        What is brighter than air, of the shape of ``voxels``; where the plan skips air.
     """
 
     voxels: np.ndarray
@@ -56,6 +58,11 @@ class Prepared:
     shape: Shape
     resampled: Shape
     step: tuple[float, float, float]
+    body: np.ndarray | None = None
+
+    def without_voxels(self) -> Prepared:
+        """Return what `restore` needs, which is little."""
+        return replace(self, voxels=np.empty((0, 0, 0, 0), dtype=np.float32), body=None)
 
 
 def preprocess(volume: Volume, plan: Plan) -> Prepared:
@@ -78,6 +85,9 @@ def preprocess(volume: Volume, plan: Plan) -> Prepared:
     cropped = volume.voxels[:, start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]]
     tensor = torch.from_numpy(np.array(cropped, dtype=np.float32, order="C", copy=True))
     tensor = resample_linear(tensor, step, resampled)
+    body = None
+    if plan.task == "segment" and plan.skip_air:
+        body = (tensor > foreground_threshold(plan.modality)).any(dim=0).numpy()
     for channel, rule in zip(tensor, plan.normalisation, strict=True):
         _normalise(channel, rule)
     if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
@@ -93,6 +103,7 @@ def preprocess(volume: Volume, plan: Plan) -> Prepared:
         shape=_shape(volume.voxels),
         resampled=resampled,
         step=step,
+        body=body,
     )
 
 

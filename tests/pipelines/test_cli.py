@@ -34,6 +34,7 @@ def test_help_answers_within_a_second_and_names_every_verb() -> None:
         "explain",
         "promote",
         "predict",
+        "review",
     )
     for verb in (*verbs, "export-model", "up", "status", "verify"):
         assert f" {verb} " in result.stdout
@@ -53,6 +54,7 @@ def test_every_verb_has_help_with_an_example_or_a_sentence() -> None:
         "evaluate",
         "promote",
         "predict",
+        "review",
         "up",
     ):
         result = medml(verb, "--help")

@@ -14,7 +14,7 @@ from prefect import flow
 from medml.records.home import Home
 from medml.records.report import Decision
 from pipelines import promote
-from pipelines.server import prefect_server
+from pipelines.server import connected, prefect_server
 from pipelines.settings import prepare
 
 RULE = {"rule": "non-inferior auroc", "value": 0.01, "limit": -0.02, "passed": True, "reason": "fine"}
@@ -54,9 +54,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
 def _answer(url: str, answers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Resume the paused run with each answer, as Prefect's form does; return what the server made of each."""
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    with connected(url), get_client(sync_client=True) as client:
         deadline = time.monotonic() + 240
         while not (paused := [run for run in client.read_flow_runs() if run.state and run.state.is_paused()]):
             assert time.monotonic() < deadline, "no run was paused within four minutes"

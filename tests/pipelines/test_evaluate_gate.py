@@ -26,9 +26,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def write_chests(folder: Path, *, flipped: str = "") -> Path:
-    """A third are women; who is ill has a bright square. ``flipped``: the sex whose labels are wrong."""
+    """A third are women; who is ill has a bright square. ``flipped``: the sex whose labels are wrong.
+
+    Pictures and patients are others in each folder: a picture that is in one collection does not enter another.
+    """
     folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(len(folder.name))
     rows = [["file", "label", "patient_id", "sex"]]
     for n in range(PATIENTS):
         sex, ill = "F" if n % 3 == 0 else "M", n % 2
@@ -37,7 +40,7 @@ def write_chests(folder: Path, *, flipped: str = "") -> Path:
         image[row : row + 6, column : column + 6] += 90 * ill
         Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / f"{n:03d}.png")
         said = ill ^ (sex == flipped)
-        rows.append([f"{n:03d}.png", ["healthy", "ill"][said], f"p{n}", sex])
+        rows.append([f"{n:03d}.png", ["healthy", "ill"][said], f"{folder.name}-{n}", sex])
     with (folder / "chests.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return folder / "chests.csv"
@@ -77,7 +80,7 @@ def test_a_planted_bias_and_another_test_set_are_refused(home: Path) -> None:
 
 
 def test_a_worse_model_and_an_incomplete_card_are_refused(home: Path) -> None:
-    settings = ("plan.learning_rate=1e-9", "budget.epochs=1", "card.limits=")
+    settings = ("plan.learning_rate=1e-9", "budget.epochs=1", "card.limits=''")
     options = [word for setting in settings for word in ("--set", setting)]
     medml(home, "train", str(home.parent / "chest.yaml"), *options)
     assert {"non-inferior auroc", "model card"} <= lost(home)

@@ -212,3 +212,72 @@ def test_no_identity_reaches_mlflow_prefect_logs_or_reports(home: Path) -> None:
         if path.is_file() and not private and b"SECRET-" in path.read_bytes():
             found.append(path.relative_to(home))
     assert not found
+
+
+def test_backup_put_back_elsewhere_verifies_the_same_and_holds_the_champion(home: Path, place: Path) -> None:
+    from medml.networks.package import load_package
+    from medml.records.home import Home
+    from medml.registry import models
+    from medml.registry.tracking import Tracker
+
+    medml(home, "backup", str(place / "backup"))
+    new = place / "elsewhere" / "home"
+    restored = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "restore", str(place / "backup"), str(new), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert restored.returncode == 0, restored.stderr
+    assert medml(new, "verify") == medml(home, "verify")
+    version = models.resolve(Tracker.of(Home(new)), "tiny@champion")
+    assert version.package_path.is_relative_to(new)
+    assert load_package(version.package_path).digest
+
+
+def test_forgotten_patient_leaves_no_trace_and_what_used_the_scan_is_marked(home: Path, place: Path) -> None:
+    """The last test of the file: datasets, models and batches of the home have all used the patient."""
+    from medml.records.home import Home
+    from medml.registry import models
+    from medml.registry.tracking import Tracker
+
+    shown = subprocess.run(
+        command(home, "forget", "--ids", "-"), input="SECRET-03\n", capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert json.loads(shown.stdout.splitlines()[-1])["counts"]["scan folders"] >= 1
+    scan = next(path for path in (home / "scans").glob("*/*/scan.json") if _is_patient(path, home, "SECRET-03"))
+    record = json.loads(scan.read_text())
+    done = subprocess.run(
+        command(home, "forget", "--ids", "-", "--yes"), input="SECRET-03\n", capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [record[key].encode() for key in ("scan_id", "patient", "study", "group", "content")]
+    places = [home, *(place / name for name in ("out", "whole", "broken") if (place / name).exists())]
+    left = [
+        str(path.relative_to(place))
+        for folder in places
+        for path in folder.rglob("*")
+        if path.is_file() and any(name in path.read_bytes() or name.decode() in str(path) for name in names)
+    ]
+    assert left == []
+    assert medml(home, "verify")["ok"] is True
+    assert medml(home, "status")["counts"]["scans"] == 29
+    versions = models.all_versions(Tracker.of(Home(home)))
+    assert versions
+    assert all("were erased on request" in version.tags["forgotten"] for version in versions)
+    refused = subprocess.run(
+        command(home, "train", str(place / "tiny.yaml"), "--set", "plan.seed=9"),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert refused.returncode == 2
+    assert "1 of its 30 cases were erased on request" in refused.stderr
+
+
+def _is_patient(scan: Path, home: Path, patient: str) -> bool:
+    from medml.records.home import Home
+    from pipelines.forget import pseudonyms_of
+
+    return json.loads(scan.read_text())["patient"] in pseudonyms_of(Home(home), patient, None)

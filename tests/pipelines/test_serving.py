@@ -1,26 +1,20 @@
-"""`medml up`: both servers on ports of our choice, a cron deployment that fires by itself, a clean end."""
+"""`medml up`: both pages behind one login on ports of our choice, schedules and triggers that fire, a clean end."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from up_running import ROOT, SAID_WHEN_READY, UP, Running, ask, free_port, quiet_environment, seen
 
-from medml.records.home import Home
+from medml.errors import ConfigError
+from pipelines.health import health
+from pipelines.schedule_looks import backfill, list_schedules, pause, run_now
 from pipelines.server import running_server
-
-ROOT = Path(__file__).resolve().parents[2]
 
 FLOW = """
 from prefect import flow, task
@@ -30,142 +24,137 @@ def say(word):
     return word
 
 @flow(name="trivial")
-def trivial(word: str) -> str:
+def trivial(word: str, source: str = "") -> str:
     return say(word)
 """
-
-UP = """
-import sys
-from pathlib import Path
-from medml.records.home import Home
-from pipelines.serving import up
-
-up(
-    Home(Path(sys.argv[1])),
-    prefect_port=int(sys.argv[2]),
-    mlflow_port=int(sys.argv[3]),
-    schedules=Path(sys.argv[4]),
-    flows=("trivial_flow:trivial",),
-)
+SCHEDULES = """
+schedules:
+  - {name: every-minute, flow: trivial, cron: "* * * * *", parameters: {word: hello}}
+triggers:
+  - {name: dropped, flow: trivial, quiet_seconds: 1, parameters: {word: arrived}}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def ask(url: str, body: dict[str, Any] | None = None) -> Any:
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
-
-
-def seen(look: Callable[[], Any], *, within: float) -> Any:
-    deadline = time.monotonic() + within
-    while not (found := look()) and time.monotonic() < deadline:
-        time.sleep(1)
-    return found
-
-
-def quiet_environment(*paths: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "MEDML_"))}
-    return kept | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
-
-
-class Running:
-    """`medml up` of one test: its process, its output, its two addresses."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "trivial_flow.py").write_text(FLOW)
-        schedule = "{name: every-minute, flow: trivial, cron: '* * * * *', parameters: {word: hello}}"
-        (folder / "schedules.yaml").write_text(f"schedules: [{schedule}]\n")
-        self.home = Home(folder / "home")
-        ports = free_port(), free_port()
-        self.prefect, self.mlflow = (f"http://127.0.0.1:{port}" for port in ports)
-        self.output = folder / "up.log"
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", UP, str(self.home.root), *map(str, ports), str(folder / "schedules.yaml")],
-                stdout=output,
-                stderr=output,
-                env=quiet_environment(ROOT, folder),
-            )
-
-    def said(self, words: str) -> bool:
-        assert self.process.poll() is None, self.output.read_text()
-        return words in self.output.read_text()
-
-    def runs(self, state: str) -> list[dict[str, Any]]:
-        wanted = {"flow_runs": {"state": {"type": {"any_": [state]}}}, "limit": 50}
-        return list(ask(f"{self.prefect}/api/flow_runs/filter", wanted))
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(90)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    instance = Running(tmp_path_factory.mktemp("up"))
+    folder = tmp_path_factory.mktemp("up")
+    (folder / "trivial_flow.py").write_text(FLOW)
+    (folder / "schedules.yaml").write_text(SCHEDULES)
+    instance = Running(folder, "trivial_flow:trivial")
     try:
         yield instance
     finally:
-        if instance.process.poll() is None:
-            instance.stop()
+        instance.end()
 
 
-@pytest.mark.timeout(500)
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.timeout(900)
 def test_a_cron_deployment_is_scheduled_and_fires_by_itself(running: Running) -> None:
-    assert seen(lambda: running.said("Stop with Ctrl-C"), within=180)
+    assert seen(lambda: running.said(SAID_WHEN_READY), within=600)
     assert running.said(running.prefect)
     assert running.said(running.mlflow)
     assert running.said("every-minute")
-    assert seen(lambda: running.runs("SCHEDULED"), within=30)
-    done = seen(lambda: running.runs("COMPLETED"), within=120)
+    assert running.said("secrets/login")
+    assert not running.said(running.login.partition(":")[2])
+    done = seen(lambda: [run for run in running.runs("COMPLETED") if run["auto_scheduled"]], within=180)
     assert done
     assert done[0]["parameters"] == {"word": "hello"}
-    assert done[0]["auto_scheduled"]
+    assert {"medml", "trivial", "schedule"} <= set(done[0]["tags"])
 
 
-def test_the_prefect_ui_calls_its_own_port_and_mlflow_refuses_other_hosts(running: Running) -> None:
+def test_both_pages_ask_for_the_login_and_refuse_other_sites(running: Running) -> None:
     assert ask(f"{running.prefect}/ui-settings")["api_url"] == f"{running.prefect}/api"
-    strange = urllib.request.Request(
-        f"{running.mlflow}/ajax-api/2.0/mlflow/experiments/search", headers={"Host": "evil"}
-    )
+    searched = f"{running.mlflow}/ajax-api/2.0/mlflow/experiments/search?max_results=1"
+    asked = f"{running.prefect}/api/admin/version"
+    for page in (searched, asked):
+        assert ask(page, login=running.login)
+        for login in ("", "medml:wrong-password"):
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                ask(page, login=login)
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(strange, timeout=20)
+        ask(searched, login=running.login, Host="evil")
+    with pytest.raises(urllib.error.HTTPError, match="403"):  # a form of another site has no token
+        ask(f"{running.prefect}/api/flow_runs/filter", {}, login=running.login)
+    create = f"{running.mlflow}/ajax-api/2.0/mlflow/experiments/create"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        ask(create, {"name": "x"}, login=running.login, Origin="http://evil.example")
 
 
+@pytest.mark.timeout(600)
+def test_a_folder_in_the_inbox_starts_a_run_that_sees_a_request_and_no_name(running: Running) -> None:
+    (running.home.inbox / "DOE^JANE").mkdir(parents=True)
+    (running.home.inbox / "DOE^JANE" / "1.dcm").write_text("pixels")
+    done = seen(lambda: [run for run in running.runs("COMPLETED") if "trigger" in run["tags"]], within=300)
+    assert done
+    assert done[0]["parameters"]["source"].startswith("req-")
+    assert "DOE" not in str(running.runs())
+
+
+@pytest.mark.timeout(600)
 def test_every_flow_can_be_started_by_hand_with_checked_parameters(running: Running) -> None:
-    deployment = ask(f"{running.prefect}/api/deployments/name/trivial/on-demand")
-    assert list(deployment["parameter_openapi_schema"]["properties"]) == ["word"]
-    create = f"{running.prefect}/api/deployments/{deployment['id']}/create_flow_run"
+    deployment = running.api("deployments/name/trivial/on-demand")
+    assert list(deployment["parameter_openapi_schema"]["properties"]) == ["word", "source"]
+    create = f"deployments/{deployment['id']}/create_flow_run"
     with pytest.raises(urllib.error.HTTPError, match=r"409|422"):
-        ask(create, {"parameters": {"word": {"no": "text"}}})
-    run = ask(create, {"parameters": {"word": "by hand"}})
-    assert seen(lambda: run["id"] in [done["id"] for done in running.runs("COMPLETED")], within=90)
+        running.api(create, {"parameters": {"word": {"no": "text"}}})
+    run = running.api(create, {"parameters": {"word": "by hand"}})
+    assert seen(lambda: run["id"] in [done["id"] for done in running.runs("COMPLETED")], within=300)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
+def test_a_schedule_is_listed_paused_resumed_run_now_and_filled_in(running: Running) -> None:
+    home = running.home
+    assert list_schedules(home).counts == {"schedules": 1, "triggers": 1, "missed": 0}
+    assert pause(home, "every-minute", paused=True).summary["state"] == "paused"
+    found = running.api("deployments/name/trivial/every-minute")
+    assert [schedule["active"] for schedule in found["schedules"]] == [False]
+    assert pause(home, "every-minute", paused=False).summary["state"] == "active"
+    assert run_now(home, "every-minute").ok
+    with pytest.raises(ConfigError, match="dropped is a trigger: it starts when something has arrived"):
+        run_now(home, "dropped")
+    end = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=2)
+    start = end - timedelta(minutes=3)
+    assert backfill(home, "every-minute", start, end).counts == {"due": 3, "had run": 0, "planned": 3}
+    assert backfill(home, "every-minute", start, end).counts == {"due": 3, "had run": 3, "planned": 0}
+
+
+def test_the_status_names_every_part_and_where_it_answers(running: Running) -> None:
+    lines, worries = health(running.home)
+    assert lines["Prefect server"].startswith(f"runs at {running.prefect}, since ")
+    assert lines["MLflow server"].startswith(f"runs at {running.mlflow}, since ")
+    assert lines["process that serves the flows"].startswith("runs, since ")
+    assert "Completed" in lines["runs of the last day"]
+    assert [worry for worry in worries if "log is in" in worry] == []
+
+
+@pytest.mark.timeout(600)
 def test_the_end_is_clean_and_a_second_one_is_refused_before_it(running: Running) -> None:
-    arguments = [
-        str(running.home.root),
-        str(free_port()),
-        str(free_port()),
-        str(running.home.root.parent / "schedules.yaml"),
-    ]
     second = subprocess.run(
-        [sys.executable, "-c", UP, *arguments],
+        [
+            sys.executable,
+            "-c",
+            UP,
+            str(running.home.root),
+            str(free_port()),
+            str(free_port()),
+            *running.arguments()[3:],
+        ],
         capture_output=True,
         text=True,
-        env=quiet_environment(ROOT, running.home.root.parent),
-        timeout=120,
+        env=quiet_environment(ROOT, running.folder),
+        timeout=300,
     )
     assert "`medml up` runs for this home already" in second.stderr
     assert running.stop() == 0
     assert running_server(running.home) is None
     with pytest.raises(urllib.error.URLError):
         ask(f"{running.mlflow}/health")
+    assert health(running.home)[0]["medml up"].startswith("not running; flows were last served 20")
+    with pytest.raises(ConfigError, match="nobody serves the flows of this home"):
+        run_now(running.home, "every-minute")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -30,6 +30,8 @@ class Query:
     ----------
     dates : str
         StudyDate as DICOM matches it: ``20260131``, or a range ``20260101-20260131``, open at either end.
+    description, body_part : str
+        SeriesDescription, where ``*`` and ``?`` stand for anything; BodyPartExamined.
     patient, accession, study_uid : str
         Identities: they go to the PACS and nowhere else.
     """
@@ -40,6 +42,7 @@ class Query:
     accession: str = ""
     study_uid: str = ""
     description: str = ""
+    body_part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class RemoteSeries:
 
     Attributes
     ----------
+    date : str
+        StudyDate, ``20260131``.
     instances : int or None
         How many images it has, if the PACS says so.
     """
@@ -56,11 +61,22 @@ class RemoteSeries:
     series_uid: str
     modality: str = ""
     description: str = ""
+    body_part: str = ""
+    date: str = ""
     instances: int | None = None
 
 
 class Archive(Protocol):
     """A PACS."""
+
+    def check(self) -> None:
+        """Ask for a sign of life: a C-ECHO, or a search for one study.
+
+        Raises
+        ------
+        PacsError
+            If there is none.
+        """
 
     def find(self, query: Query) -> list[RemoteSeries]:
         """Return the series that match."""
@@ -68,11 +84,11 @@ class Archive(Protocol):
     def instances(self, series: RemoteSeries) -> list[str]:
         """Return the SOP instance UIDs of a series."""
 
-    def fetch(self, series: RemoteSeries, folder: Path) -> int:
-        """Write the instances that the folder lacks; return how many that were."""
+    def fetch(self, series: RemoteSeries, folder: Path, there: Collection[str] = ()) -> int:
+        """Write the instances that the folder lacks, but those that are ``there``; return how many that were."""
 
-    def send(self, paths: Sequence[Path]) -> None:
-        """Store files; all of them, or an error."""
+    def send(self, paths: Sequence[Path], sent: Callable[[Path], object] | None = None) -> None:
+        """Store files; all of them, or an error. ``sent`` is told of each that the PACS acknowledged, at once."""
 
 
 @dataclass(slots=True)

@@ -1,17 +1,19 @@
-"""How a PACS is reached; one YAML file each in ``configs/pacs``. Passwords stay in the environment."""
+"""How a PACS is reached: one YAML file each in ``configs/pacs``, which holds no password."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints, model_validator
 
-from medml.config import Config
+from medml.config import NAME_PATTERN, Config
 from medml.errors import ConfigError
+from medml.io.pacs.queries import QueryConfig
 
 AE_TITLE = r"^[A-Za-z0-9_ .-]{1,16}$"
+VARIABLE = r"^([A-Za-z_][A-Za-z0-9_]{0,63})?$"
 
 
 class Tls(Config):
@@ -40,7 +42,8 @@ class PacsConfig(Config):
     url : str
         DICOMweb: its root, such as ``https://pacs.example/dicom-web``.
     user, password_env, token_env : str
-        Basic authentication, or a bearer token: the names of the environment variables that hold the secrets.
+        Basic authentication, or a bearer token: the names of the environment variables that hold the secrets, or of
+        files with them in ``HOME/secrets``, readable by their owner alone.
     host, port, called_aet, calling_aet : str and int
         DICOM: the PACS's address and name, and ours.
     retrieve : "get" or "move"
@@ -53,13 +56,15 @@ class PacsConfig(Config):
         For one answer.
     attempts : int
         How often a fault that may pass is tried in all.
+    queries : dict
+        What flows may ask for, by name: they are stored and shown, so they see the name alone.
     """
 
     kind: Literal["dicomweb", "dicom"]
     url: str = ""
     user: str = ""
-    password_env: str = ""
-    token_env: str = ""
+    password_env: str = Field("", pattern=VARIABLE)
+    token_env: str = Field("", pattern=VARIABLE)
     host: str = ""
     port: int = Field(104, ge=1, le=65535)
     called_aet: str = Field("ANY-SCP", pattern=AE_TITLE)
@@ -72,6 +77,7 @@ class PacsConfig(Config):
     per_second: PositiveFloat | None = None
     timeout_seconds: PositiveFloat = 60.0
     attempts: PositiveInt = 4
+    queries: dict[Annotated[str, StringConstraints(pattern=NAME_PATTERN)], QueryConfig] = {}
 
     @model_validator(mode="after")
     def _addressed(self) -> PacsConfig:
@@ -83,15 +89,24 @@ class PacsConfig(Config):
             raise ValueError("token_env and user: a PACS takes one of both")
         return self
 
-    def secret(self, variable: str) -> str:
-        """Return what an environment variable holds.
+    def secret(self, variable: str, folder: Path | None = None) -> str:
+        """Return what an environment variable holds, else the file of its name in ``folder``.
 
         Raises
         ------
         ConfigError
-            If it is not set.
+            If there is neither, or others may read the file.
         """
         value = os.environ.get(variable, "")
+        path = None if folder is None else folder / variable
+        if not value and path is not None and path.is_file():
+            mode = path.stat().st_mode & 0o777
+            if mode & 0o077:
+                raise ConfigError(f"{path} has mode {mode:o}, so others may read it; expected 600: chmod 600 {path}")
+            value = path.read_text(encoding="utf-8").strip()
         if not value:
-            raise ConfigError(f"the environment variable {variable} is not set; the PACS's configuration names it")
+            place = "" if path is None else f", and there is no file {path}"
+            raise ConfigError(
+                f"the environment variable {variable} is not set{place}; the PACS's configuration names it"
+            )
         return value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
+    Verification,
 )
 
 from medml.io.pacs.archive import Pace, PacsError, Query, RemoteSeries, keep, missing, patiently
@@ -41,11 +43,21 @@ class DimseArchive:
         self.config = config
         self._pace = Pace(config.per_second)
 
+    def check(self) -> None:
+        """C-ECHO; see `Archive.check`."""
+
+        def ask() -> None:
+            with self._association([build_context(Verification)]) as association:
+                _check(association.send_c_echo(), "a C-ECHO")
+
+        patiently(ask, self.config.attempts, (Fault,), "a C-ECHO")
+
     def find(self, query: Query) -> list[RemoteSeries]:
         """Return the series that match; studies first, as PS3.4 asks for a study's UID at the level of series."""
         wanted = Dataset()
         wanted.QueryRetrieveLevel = "STUDY"
         wanted.StudyInstanceUID, wanted.StudyDate = query.study_uid, query.dates
+        wanted.ModalitiesInStudy = query.modality
         wanted.PatientID, wanted.AccessionNumber = query.patient, query.accession
         found = []
         for study in self._answers(wanted):
@@ -53,8 +65,10 @@ class DimseArchive:
             asked.QueryRetrieveLevel = "SERIES"
             asked.StudyInstanceUID, asked.SeriesInstanceUID = study.StudyInstanceUID, ""
             asked.Modality, asked.SeriesDescription = query.modality, query.description
+            asked.BodyPartExamined = query.body_part
             asked.NumberOfSeriesRelatedInstances = None
-            found += [_series(answer) for answer in self._answers(asked)]
+            date = str(study.get("StudyDate", "") or "")
+            found += [replace(_series(answer), date=date) for answer in self._answers(asked)]
         return found
 
     def instances(self, series: RemoteSeries) -> list[str]:
@@ -63,13 +77,13 @@ class DimseArchive:
         asked.QueryRetrieveLevel, asked.SOPInstanceUID = "IMAGE", ""
         return sorted({str(answer.SOPInstanceUID) for answer in self._answers(asked)})
 
-    def fetch(self, series: RemoteSeries, folder: Path) -> int:
-        """Write the instances that the folder lacks; return how many that were.
+    def fetch(self, series: RemoteSeries, folder: Path, there: Collection[str] = ()) -> int:
+        """Write the instances that the folder lacks, but those that are ``there``; return how many that were.
 
         A folder that has some gets the others one by one.
         """
         uids = self.instances(series)
-        paths = dict(missing(folder, uids, uid_of))
+        paths = dict(missing(folder, [uid for uid in uids if uid not in there], uid_of))
         if not paths:
             return 0
         whole = len(paths) == len(uids)
@@ -84,8 +98,8 @@ class DimseArchive:
             raise PacsError(f"the PACS sent {len(paths) - lost} of {len(paths)} images; fetch again for the others")
         return len(paths)
 
-    def send(self, paths: Sequence[Path]) -> None:
-        """Store files in one association.
+    def send(self, paths: Sequence[Path], sent: Callable[[Path], object] | None = None) -> None:
+        """Store files in one association; after a fault, in another, those that were not acknowledged.
 
         Raises
         ------
@@ -95,6 +109,8 @@ class DimseArchive:
         headers = {path: pydicom.dcmread(path, stop_before_pixels=True) for path in paths}
         kinds = {(str(h.SOPClassUID), str(h.file_meta.TransferSyntaxUID)) for h in headers.values()}
         contexts = [build_context(sop_class, [syntax]) for sop_class, syntax in sorted(kinds)]
+
+        left = list(paths)
 
         def store() -> None:
             with self._association(contexts) as association:
@@ -106,10 +122,13 @@ class DimseArchive:
                     raise PacsError(
                         f"the PACS takes {len(kinds & accepted)} of {len(kinds)} kinds of object; nothing was sent"
                     )
-                for path in paths:
+                while left:
                     self._pace.wait()
-                    status = association.send_c_store(pydicom.dcmread(path))
-                    _check(status, f"storing {path.name}")
+                    status = association.send_c_store(pydicom.dcmread(left[0]))
+                    _check(status, f"storing {left[0].name}")
+                    stored = left.pop(0)
+                    if sent is not None:
+                        sent(stored)
 
         patiently(store, self.config.attempts, (Fault,), "storing objects")
 
@@ -188,6 +207,10 @@ class DimseArchive:
             raise Fault
         try:
             yield association
+        except RuntimeError:  # what pynetdicom raises where the other side went away between two requests
+            if association.is_established:
+                raise
+            raise Fault from None
         finally:
             association.release()
 
@@ -202,7 +225,7 @@ def listening(config: PacsConfig, store: Callable[[Any], int]) -> Iterator[None]
         (config.listen_host, config.listen_port),
         block=False,
         evt_handlers=[(evt.EVT_C_STORE, store)],
-        ssl_context=None if config.tls is None else _server_tls(config.tls),
+        ssl_context=None if config.tls is None else server_tls(config.tls),
     )
     try:
         yield
@@ -234,6 +257,7 @@ def _series(answer: Dataset) -> RemoteSeries:
         series_uid=str(answer.SeriesInstanceUID),
         modality=str(answer.get("Modality", "") or ""),
         description=str(answer.get("SeriesDescription", "") or ""),
+        body_part=str(answer.get("BodyPartExamined", "") or ""),
         instances=None if count in (None, "") else int(count),
     )
 
@@ -245,7 +269,8 @@ def _client_tls(tls: Tls) -> ssl.SSLContext:
     return context
 
 
-def _server_tls(tls: Tls) -> ssl.SSLContext:
+def server_tls(tls: Tls) -> ssl.SSLContext:
+    """Return how we encrypt what we take; who sends it must prove who it is where ``tls.ca`` says by what."""
     if tls.certificate is None or tls.key is None:
         raise PacsError("tls: to take images we need a certificate and key of our own; set tls.certificate and tls.key")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=None if tls.ca is None else str(tls.ca))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,29 @@ FILTERS = {
     "accession": "AccessionNumber",
     "study_uid": "StudyInstanceUID",
     "description": "SeriesDescription",
+    "body_part": "BodyPartExamined",
 }
 PAGE = 1000
 
 
 class WebArchive:
-    """A PACS that speaks DICOMweb."""
+    """A PACS that speaks DICOMweb.
 
-    def __init__(self, config: PacsConfig) -> None:
+    Parameters
+    ----------
+    secrets : Path, optional
+        Folder of files with passwords and tokens, for those that the environment does not hold.
+    """
+
+    def __init__(self, config: PacsConfig, secrets: Path | None = None) -> None:
         self.config = config
         session = requests.Session()
         session.trust_env = False  # neither proxies nor .netrc decide where images and passwords go
         session.mount("http://", HTTPAdapter())
         if config.user:
-            session.auth = HTTPBasicAuth(config.user, config.secret(config.password_env))
+            session.auth = HTTPBasicAuth(config.user, config.secret(config.password_env, secrets))
         if config.token_env:
-            session.headers["Authorization"] = f"Bearer {config.secret(config.token_env)}"
+            session.headers["Authorization"] = f"Bearer {config.secret(config.token_env, secrets)}"
         if config.tls is not None:
             session.verify = str(config.tls.ca) if config.tls.ca else True
             if config.tls.certificate and config.tls.key:
@@ -51,10 +58,14 @@ class WebArchive:
         self._client.set_http_retry_params(retry=False)  # `patiently` does that
         self._pace = Pace(config.per_second)
 
+    def check(self) -> None:
+        """Search for one study; see `Archive.check`."""
+        self._ask(lambda: self._client.search_for_studies(limit=1), "a search")
+
     def find(self, query: Query) -> list[RemoteSeries]:
         """Return the series that match."""
         wanted = {FILTERS[name]: getattr(query, name) for name in FILTERS if getattr(query, name)}
-        fields = ["SeriesDescription", "NumberOfSeriesRelatedInstances"]
+        fields = ["StudyDate", "SeriesDescription", "BodyPartExamined", "NumberOfSeriesRelatedInstances"]
         search = partial(self._client.search_for_series, search_filters=wanted, fields=fields, limit=PAGE)
         found: list[RemoteSeries] = []
         while True:
@@ -71,10 +82,11 @@ class WebArchive:
         )
         return sorted({str(_value(item, "00080018")) for item in found})
 
-    def fetch(self, series: RemoteSeries, folder: Path) -> int:
-        """Write the instances that the folder lacks; return how many that were."""
+    def fetch(self, series: RemoteSeries, folder: Path, there: Collection[str] = ()) -> int:
+        """Write the instances that the folder lacks, but those that are ``there``; return how many that were."""
         count = 0
-        for uid, path in list(missing(folder, self.instances(series), uid_of)):
+        wanted = [uid for uid in self.instances(series) if uid not in there]
+        for uid, path in list(missing(folder, wanted, uid_of)):
             self._pace.wait()
             data = self._ask(
                 lambda uid=uid: self._client.retrieve_instance(
@@ -88,7 +100,7 @@ class WebArchive:
             count += 1
         return count
 
-    def send(self, paths: Sequence[Path]) -> None:
+    def send(self, paths: Sequence[Path], sent: Callable[[Path], object] | None = None) -> None:
         """Store files, one by one, so that a fault names few.
 
         Raises
@@ -104,6 +116,8 @@ class WebArchive:
             if failed:
                 reason = failed[0].get("FailureReason")
                 raise PacsError(f"the PACS refused {path.name} (failure reason {reason}); its own log says why")
+            if sent is not None:
+                sent(path)
 
     def _ask(self, work: Any, what: str) -> Any:
         def once() -> Any:
@@ -134,6 +148,8 @@ def _series(item: dict[str, Any]) -> RemoteSeries:
         series_uid=str(_value(item, "0020000E")),
         modality=str(_value(item, "00080060") or ""),
         description=str(_value(item, "0008103E") or ""),
+        body_part=str(_value(item, "00180015") or ""),
+        date=str(_value(item, "00080020") or ""),
         instances=None if count is None else int(count),
     )
 

@@ -34,7 +34,7 @@
   };
   const rgb = (colour) => [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16));
   // Values between those of the legend stay clear.
-  const colours = (legend) => {
+  const colours = (legend, hidden) => {
     const found = new Map(legend.map(([value, , colour]) => [value, rgb(colour)]));
     const last = Math.max(...found.keys());
     const map = { R: [], G: [], B: [], A: [], I: [], labels: [] };
@@ -43,7 +43,7 @@
       map.R.push(red);
       map.G.push(green);
       map.B.push(blue);
-      map.A.push(found.has(value) ? 255 : 0);
+      map.A.push(found.has(value) && !hidden.has(value) ? 255 : 0);
       map.I.push(value);
       map.labels.push("");
     }
@@ -57,15 +57,28 @@
     const opacity = at("shown").checked ? Number(at("opacity").value) : 0;
     layers.forEach((_, n) => viewer.setOpacity(n + 1, n === chosen ? opacity : 0));
     const entries = layers.length ? layers[chosen].legend : [];
-    at("legend").replaceChildren(
-      ...entries.map(([, name, colour]) => {
-        const item = document.createElement("li");
-        const swatch = document.createElement("i");
-        swatch.style.backgroundColor = colour;
-        item.append(swatch, name);
-        return item;
-      }),
-    );
+    at("legend").replaceChildren(...entries.map((entry) => labelled(chosen, entry)));
+  };
+  // Which values of which layer are switched off; a legend of one has nothing to choose.
+  let hidden = [];
+  const labelled = (layer, [value, name, colour]) => {
+    const legend = current().layers[layer].legend;
+    const item = document.createElement("li");
+    const label = document.createElement("label");
+    const box = document.createElement("input");
+    box.type = "checkbox";
+    box.checked = !hidden[layer].has(value);
+    box.hidden = legend.length < 2;
+    box.addEventListener("input", () => {
+      hidden[layer][box.checked ? "delete" : "add"](value);
+      viewer.volumes[layer + 1].setColormapLabel(colours(legend, hidden[layer]));
+      viewer.updateGLVolume();
+    });
+    const swatch = document.createElement("i");
+    swatch.style.backgroundColor = colour;
+    label.append(box, swatch, name);
+    item.append(label);
+    return item;
   };
   const turn = () => viewer.setSliceType(current().flat ? VIEWS.axial : Object.values(VIEWS)[Number(at("view").value)]);
   const show = async () => {
@@ -74,9 +87,10 @@
     while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[viewer.volumes.length - 1]);
     const image = { base64: shown.image, name: "image.nii.gz", cal_min: 0, cal_max: 255, trustCalMinMax: false };
     viewer.addVolume(await niivue.NVImage.loadFromBase64(image));
+    hidden = shown.layers.map(() => new Set());
     for (const layer of shown.layers) {
       const mask = await niivue.NVImage.loadFromBase64({ base64: layer.data, name: "mask.nii.gz", opacity: 0 });
-      mask.setColormapLabel(colours(layer.legend));
+      mask.setColormapLabel(colours(layer.legend, new Set()));
       viewer.addVolume(mask);
     }
     viewer.setRadiologicalConvention(!shown.flat);
@@ -100,6 +114,13 @@
 
   fill(at("case"), cases.map((item) => item.name));
   fill(at("view"), Object.keys(VIEWS));
+  const wanted = () => {
+    const place = cases.findIndex((item) => item.key && `#${item.key}` === location.hash);
+    if (place >= 0) at("case").value = String(place);
+    return place >= 0;
+  };
+  wanted();
+  addEventListener("hashchange", () => wanted() && guarded(show));
   at("case").addEventListener("change", () => guarded(show));
   at("view").addEventListener("change", turn);
   for (const id of ["layer", "shown", "opacity"]) at(id).addEventListener("input", redraw);

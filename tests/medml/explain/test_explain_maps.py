@@ -124,6 +124,23 @@ def test_a_picture_for_a_report_carries_the_verdict(classifier: tuple[Predictor,
     )
 
 
+def test_an_empty_map_is_no_reason_and_occlusion_takes_its_place(classifier: tuple[Predictor, Plan]) -> None:
+    predictor, plan = classifier
+    network = copy.deepcopy(predictor.network)
+    with torch.no_grad():
+        network.fc.weight.copy_(torch.stack([-network.fc.weight[1].abs(), network.fc.weight[1].abs()]))
+        network.fc.bias.copy_(torch.tensor([100.0, 0.0]))
+    inhibited = _predictor(network, plan)  # everything that it sees speaks against the class that it names
+    volume = Volume(_picture(np.random.default_rng(99), ill=True)[0], np.eye(4), "none")
+    subject = subject_of(inhibited, volume)
+    values = explain_map(subject, "gradcam")
+    checks = check_map(subject, "gradcam", values)
+    assert values.max() == 0
+    assert checks.flat
+    assert not checks.believable
+    assert re.match(r"scan-1, healthy .+ Occlusion: ", checked_picture("scan-1", volume, predictor=inhibited).caption)
+
+
 def test_checks_believe_the_trained_model_and_not_one_with_shuffled_weights(
     classifier: tuple[Predictor, Plan],
 ) -> None:

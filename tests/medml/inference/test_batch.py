@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from medml.errors import MedmlError, Refusal
-from medml.inference.batch import finished, run_batch
+from medml.inference.batch import Stages, finished, run_batch
 from medml.io.files import sha256_file
 from medml.records.batch import Job, LedgerRow, Prediction, Written
 from medml.records.candidate import Candidate, Reading
@@ -22,6 +25,15 @@ GRID = SourceGrid(
     axes=(0, 1, 2),
     flips=(False, False, False),
 )
+
+
+DOING = {
+    "read": "reading the scan",
+    "prepare": "preparing the scan",
+    "infer": "running the model",
+    "restore": "restoring the result",
+    "write": "writing the result",
+}
 
 
 def candidate(name: str) -> Candidate:
@@ -38,7 +50,7 @@ def candidate(name: str) -> Candidate:
     )
 
 
-class Stages:
+class Honest:
     """Honest stages that note what was asked of them; an entry in ``broken`` makes a stage raise for a source."""
 
     def __init__(self, broken: dict[tuple[str, str], BaseException] | None = None) -> None:
@@ -55,21 +67,31 @@ class Stages:
         self.note("read", one.source)
         return Job(f"id-{one.source}", one.source, one.read(), input_digest=f"digest-{one.source}")
 
-    def predict(self, job: Job) -> Prediction:
-        self.note("predict", job.source)
+    def prepare(self, job: Job) -> str:
+        self.note("prepare", job.source)
+        return job.source
+
+    def infer(self, source: str) -> str:
+        self.note("infer", source)
+        return source
+
+    def restore(self, source: str) -> Prediction:
+        self.note("restore", source)
         return Prediction(mask=np.zeros((1, 1, 1), dtype=np.uint8), uncertainty=0.5)
 
     def write(self, job: Job, prediction: Prediction) -> Written:
         self.note("write", job.source)
         return Written(f"masks/{job.scan_id}.nii.gz", {}, {"uncertainty": prediction.uncertainty})
 
+    @property
+    def stages(self) -> Stages:
+        return Stages(self.read, self.prepare, self.infer, self.restore, lambda *given: self.write(*given))
+
     def run(self, candidates: Any, done: dict[str, LedgerRow] | None = None, **more: Any) -> dict[str, int]:
         return run_batch(
             candidates,
+            self.stages,
             done=done or {},
-            read=self.read,
-            predict=self.predict,
-            write=self.write,
             record=self.recorded.append,
             model="organ",
             model_digest="m1",
@@ -78,7 +100,7 @@ class Stages:
 
 
 def test_every_scan_ends_in_one_row_in_order() -> None:
-    stages, told = Stages(), []
+    stages, told = Honest(), []
     counts = stages.run([candidate(name) for name in "abcde"], on_row=told.append)
     assert counts == {"done": 5, "failed": 0, "refused": 0, "needs_review": 0, "skipped": 0}
     assert [row.source for row in stages.recorded] == list("abcde")
@@ -91,22 +113,21 @@ def test_every_scan_ends_in_one_row_in_order() -> None:
     assert row.finished >= row.started
 
 
-@pytest.mark.parametrize("stage", ["read", "predict", "write"])
+@pytest.mark.parametrize("stage", list(DOING))
 def test_one_failing_scan_stops_nothing_and_its_text_stays_out(stage: str) -> None:
-    stages = Stages({(stage, "b"): ValueError("/pacs/SECRET^NAME.dcm is odd")})
+    stages = Honest({(stage, "b"): ValueError("/pacs/SECRET^NAME.dcm is odd")})
     counts = stages.run([candidate(name) for name in "abc"])
     assert (counts["done"], counts["failed"]) == (2, 1)
     row = stages.recorded[1]
     assert (row.source, row.status, row.code) == ("b", "failed", "failed")
-    doing = {"read": "reading the scan", "predict": "running the model", "write": "writing the result"}[stage]
-    assert row.reason == f"ValueError while {doing}"
+    assert row.reason.startswith(f"ValueError while {DOING[stage]} (medml/inference/batch.py, line ")
     assert "SECRET" not in row.model_dump_json()
 
 
 def test_a_refusal_keeps_its_code_and_reason() -> None:
     outcome = Outcome(source="x", outcome="refused", code="missing_slice", reason="slice 4 is missing")
     ignored = Outcome(source="notes.txt", outcome="ignored", code="not_an_image")
-    stages = Stages({("predict", "b"): Refusal("channels", "found 1 channel, expected 2")})
+    stages = Honest({("infer", "b"): Refusal("channels", "found 1 channel, expected 2")})
     counts = stages.run([outcome, ignored, candidate("b")])
     assert counts["refused"] == 2
     assert [(r.source, r.code, r.reason) for r in stages.recorded] == [
@@ -128,16 +149,23 @@ def test_a_refusal_keeps_its_code_and_reason() -> None:
     ],
 )
 def test_our_own_words_and_lack_of_memory_are_named(error: Exception, code: str, reason: str) -> None:
-    stages = Stages({("predict", "a"): error})
+    stages = Honest({("infer", "a"): error})
     stages.run([candidate("a")])
     assert (stages.recorded[0].code, stages.recorded[0].reason) == (code, reason)
 
 
+def test_an_unforeseen_error_says_where_in_our_code_and_not_what_it_said() -> None:
+    stages = Honest({("infer", "a"): KeyError("Doe^Jane")})
+    stages.run([candidate("a")])
+    reason = stages.recorded[0].reason
+    assert re.fullmatch(r"KeyError while running the model \(medml/inference/batch\.py, line \d+\)", reason)
+
+
 def test_finished_work_is_not_done_again() -> None:
-    first = Stages()
+    first = Honest()
     first.run([candidate("a"), candidate("b")])
     done = {row.stamp: row for row in first.recorded}
-    second, told = Stages(), []
+    second, told = Honest(), []
     counts = second.run([candidate(name) for name in "abc"], done, on_row=told.append)
     assert (counts["skipped"], counts["done"]) == (2, 1)
     assert [source for stage, source in second.calls if stage == "read"] == ["c"]
@@ -149,33 +177,59 @@ def test_a_scan_that_moved_is_known_by_its_content_and_renamed() -> None:
     earlier = LedgerRow(
         source="old", scan_id="id-a", status="done", input_digest="digest-a", stamp="s0", model_digest="m1"
     )
-    stages = Stages()
+    stages = Honest()
     assert stages.run([candidate("a")], {"id-a": earlier})["skipped"] == 1
     assert stages.calls == [("read", "a")]
     assert stages.recorded == [earlier.model_copy(update={"source": "a", "stamp": "stamp-a"})]
     changed = earlier.model_copy(update={"input_digest": "other"})
-    assert Stages().run([candidate("a")], {"id-a": changed})["done"] == 1
+    assert Honest().run([candidate("a")], {"id-a": changed})["done"] == 1
 
 
 def test_reading_network_and_writing_overlap() -> None:
-    stages = Stages()
+    stages = Honest()
     threads: dict[str, str] = {}
     original = stages.note
 
     def slow(stage: str, source: str) -> None:
         threads[stage] = threading.current_thread().name
-        time.sleep(0.05)
+        time.sleep(0.03)
         original(stage, source)
 
     stages.note = slow  # type: ignore[method-assign]
     started = time.perf_counter()
     stages.run([candidate(str(n)) for n in range(10)])
-    assert time.perf_counter() - started < 0.8 * 10 * 3 * 0.05
-    assert len(set(threads.values())) == 3
+    assert time.perf_counter() - started < 0.8 * 10 * 5 * 0.03
+    assert threads["read"] == threads["prepare"] == "read"
+    assert threads["infer"] == threading.current_thread().name
+    assert threads["restore"] == threads["write"] == "write"
+
+
+def test_nothing_of_a_scan_is_held_while_waiting_for_the_next() -> None:
+    stages, held = Honest(), []
+    arrays: list[weakref.ref[np.ndarray]] = []
+
+    def infer(source: str) -> np.ndarray:
+        made = np.zeros(1)
+        arrays.append(weakref.ref(made))
+        return made
+
+    def slow() -> Iterator[Candidate]:
+        yield candidate("a")
+        while not stages.recorded:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        held.append(arrays[0]())
+        yield candidate("b")
+
+    whole = dataclasses.replace(
+        stages.stages, infer=infer, restore=lambda made: Prediction(uncertainty=float(made.sum()))
+    )
+    run_batch(slow(), whole, done={}, record=stages.recorded.append)
+    assert held == [None]
 
 
 def test_few_scans_are_in_memory_at_once() -> None:
-    stages = Stages()
+    stages = Honest()
     ahead = 0
 
     def counted() -> Iterator[Candidate]:
@@ -195,10 +249,10 @@ def test_few_scans_are_in_memory_at_once() -> None:
     assert ahead <= 6
 
 
-@pytest.mark.parametrize("stage", ["read", "predict", "write"])
+@pytest.mark.parametrize("stage", list(DOING))
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
 def test_an_interrupt_is_passed_on_after_what_is_finished_is_stored(stage: str, error: BaseException) -> None:
-    stages = Stages({(stage, "c"): error})
+    stages = Honest({(stage, "c"): error})
     with pytest.raises(type(error)):
         stages.run([candidate(name) for name in "abcdefgh"])
     written = [source for step, source in stages.calls if step == "write" and (stage, source) != ("write", "c")]
@@ -208,7 +262,7 @@ def test_an_interrupt_is_passed_on_after_what_is_finished_is_stored(stage: str, 
 
 
 def test_a_ledger_that_cannot_be_written_ends_the_batch() -> None:
-    stages = Stages()
+    stages = Honest()
 
     def lost(_: LedgerRow) -> None:
         raise MedmlError("the lease was taken over")
@@ -216,13 +270,11 @@ def test_a_ledger_that_cannot_be_written_ends_the_batch() -> None:
     with pytest.raises(MedmlError, match="the lease was taken over"):
         run_batch(
             [candidate(name) for name in "abcdefgh"],
+            stages.stages,
             done={},
-            read=stages.read,
-            predict=stages.predict,
-            write=stages.write,
             record=lost,
         )
-    assert ("predict", "h") not in stages.calls
+    assert ("infer", "h") not in stages.calls
 
 
 def test_a_walk_that_breaks_ends_the_batch() -> None:
@@ -231,7 +283,7 @@ def test_a_walk_that_breaks_ends_the_batch() -> None:
         raise MedmlError("the source folder is gone")
 
     with pytest.raises(MedmlError, match="the source folder is gone"):
-        Stages().run(walk())
+        Honest().run(walk())
 
 
 def test_only_whole_work_of_the_same_model_is_finished(tmp_path: Path) -> None:

@@ -2,96 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import signal
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
 from corpus.dicom import Stack
 from corpus.source import Source
+from pacs_server import Orthanc, free_port, need_orthanc
 
 from medml.config import validate
 from medml.errors import ConfigError
-from medml.io.pacs.archive import Archive, Pace, PacsError, Query, missing, patiently
+from medml.io.pacs.archive import Pace, PacsError, Query, missing, patiently
 from medml.io.pacs.config import PacsConfig
 from medml.io.pacs.dimse import DimseArchive
 from medml.io.pacs.web import WebArchive, uid_of
 
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 WAYS = ["dicomweb", "get", "move"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Orthanc:
-    """A PACS of one's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.web, self.dicom, self.ours = folder, free_port(), free_port(), free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-        settings: dict[str, Any] = {
-            "StorageDirectory": str(folder / "db"),
-            "IndexDirectory": str(folder / "db"),
-            "HttpPort": self.web,
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": True,
-            "RegisteredUsers": {"ana": "secret"},
-            "DicomAet": "ORTHANC",
-            "DicomPort": self.dicom,
-            "DicomCheckCalledAet": True,
-            "DicomAlwaysAllowStore": True,
-            "DicomAlwaysAllowFind": True,
-            "DicomAlwaysAllowGet": True,
-            "DicomAlwaysAllowMove": True,
-            "DicomModalities": {"ours": ["MEDML", "127.0.0.1", self.ours]},
-            "Plugins": [str(PLUGIN)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "orthanc.json").write_text(json.dumps(settings), encoding="utf-8")
-        self.start()
-
-    def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(["Orthanc", str(self.folder / "orthanc.json")], stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.dicom)) == 0:
-                    return
-            time.sleep(0.1)
-        raise TimeoutError((self.folder / "log").read_text(encoding="utf-8"))
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def archive(self, way: str, **options: Any) -> Archive:
-        if way == "dicomweb":
-            web = {"url": f"http://127.0.0.1:{self.web}/dicom-web", "user": "ana", "password_env": "PACS_PASSWORD"}
-            return WebArchive(PacsConfig(kind="dicomweb", **(web | options)))
-        dicom = {"host": "127.0.0.1", "port": self.dicom, "called_aet": "ORTHANC", "listen_port": self.ours}
-        return DimseArchive(PacsConfig(kind="dicom", retrieve=way, **(dicom | options)))
 
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    if shutil.which("Orthanc") is None or not PLUGIN.exists():
-        pytest.skip("orthanc or orthanc-dicomweb is not installed; make system installs them")
+    need_orthanc()
     pacs = Orthanc(tmp_path_factory.mktemp("orthanc"))
     yield pacs
     pacs.kill()
@@ -145,8 +80,7 @@ def test_what_is_there_is_not_fetched_again(tmp_path: Path, orthanc: Orthanc, wa
 @pytest.mark.system
 @pytest.mark.parametrize("way", ["dicomweb", "get"])
 def test_a_pacs_that_dies_is_waited_for(tmp_path: Path, way: str) -> None:
-    if shutil.which("Orthanc") is None or not PLUGIN.exists():
-        pytest.skip("orthanc or orthanc-dicomweb is not installed; make system installs them")
+    need_orthanc()
     pacs = Orthanc(tmp_path / "pacs")
     try:
         paths = make_study(tmp_path / "src", "dies")

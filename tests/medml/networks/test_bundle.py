@@ -133,7 +133,7 @@ def test_a_segmenters_mask_is_the_same(
     voxels = turn(np.concatenate([blob.voxels] * len(plan.channels)))
     write_nifti(image, Volume(np.ascontiguousarray(voxels), blob.affine @ np.array(index_map)))
     volume, grid = read_nifti(image)
-    ours = Predictor(package, precision="fp32").predict(volume).mask
+    ours = Predictor(package).predict(volume).mask
     assert ours is not None
     write_on_grid(tmp_path / "ours.nii.gz", ours, grid)
     run_bundle(package, image, tmp_path / "out")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 from medml.errors import ConfigError, MedmlError, Refusal
 from medml.networks.build import build_network
-from medml.networks.predictor import Predictor, mean_entropy
+from medml.networks.predictor import Predictor
+from medml.networks.uncertainty import mean_entropy
 from medml.records.plan import Plan
 from medml.records.scan import Volume
 
@@ -35,6 +37,60 @@ def test_the_mask_lies_on_the_volumes_own_grid(
     assert dice(found.mask == 1, blob.voxels[0] > 200) > 0.8
     assert 0 < found.uncertainty < 1
     assert set(found.seconds) == {"preprocess", "network", "restore"}
+
+
+@pytest.mark.parametrize("task", ["segment", "classify"])
+def test_stages_in_threads_of_their_own_give_what_predict_gives(
+    trained: Trained, make_plan: Callable[..., Plan], pack: Any, blob: Volume, task: str
+) -> None:
+    if task == "segment":
+        network, plan = trained(crop_foreground=True, keep_largest=True, tta_flips=(1,))
+    else:
+        plan = make_plan(task="classify", network_options=NARROW, spacing_mm=(2.0, 2.0, 2.0))
+        network = build_network(plan)
+    predictor = Predictor(pack(network, plan), precision="fp32")
+    expected = predictor.predict(blob)
+    value: Any = blob
+    threads = torch.get_num_threads()
+    for stage in predictor.stages():
+        with ThreadPoolExecutor(1) as thread:
+            value = thread.submit(stage, value).result()
+    assert torch.get_num_threads() == threads
+    np.testing.assert_array_equal(value.mask, expected.mask)
+    np.testing.assert_array_equal(value.probabilities, expected.probabilities)
+    assert (value.uncertainty, str(value.disagreement)) == (expected.uncertainty, str(expected.disagreement))
+    assert set(value.seconds) == {"preprocess", "network", "restore"}
+
+
+def test_an_answer_does_not_hold_on_to_the_image(trained: Trained, pack: Any, blob: Volume) -> None:
+    predictor = Predictor(pack(*trained(skip_air=True)), precision="fp32")
+    answer = predictor.infer(predictor.prepare(blob))
+    assert answer.prepared.voxels.size == 0
+    assert answer.prepared.body is None
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_where_air_is_skipped_the_body_keeps_its_labels(trained: Trained, pack: Any, blob: Volume, dims: int) -> None:
+    network, plan = trained(dims=dims, patch=(8, 8, 8) if dims == 3 else (8, 8, 1), spacing_mm=None)
+    wide = np.zeros((1, 60, 20, 14), dtype=np.float32)
+    wide[:, :22] = blob.voxels
+    volume = Volume(wide, blob.affine)
+    asked: dict[bool, int] = {False: 0, True: 0}
+    masks: dict[bool, np.ndarray] = {}
+    for skip in asked:
+        predictor = Predictor(pack(network, plan.model_copy(update={"skip_air": skip})), precision="fp32")
+
+        def count(_: object, given: tuple[torch.Tensor], skip: bool = skip) -> None:
+            asked[skip] += len(given[0])
+
+        predictor.network.register_forward_pre_hook(count)
+        mask = predictor.predict(volume).mask
+        assert mask is not None
+        masks[skip] = mask
+    assert asked[True] < 0.6 * asked[False]
+    body = wide[0] > 0
+    np.testing.assert_array_equal(masks[True][body], masks[False][body])
+    assert not masks[True][40:].any()
 
 
 def test_a_2d_network_runs_slice_by_slice(trained: Trained, pack: Any, blob: Volume) -> None:

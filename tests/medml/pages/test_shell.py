@@ -64,9 +64,14 @@ def test_folded_table_and_contents(tmp_path: Path) -> None:
 def test_only_files_beside_the_page_are_linked(tmp_path: Path) -> None:
     html = page(tmp_path, sections=[Section("S", links=[Link("the <viewer>", "viewer.html")], notes=["n"])])
     assert '<a href="viewer.html">the &lt;viewer&gt;</a>' in html
-    for target in ("http://x.org/", "../up.html", "javascript:alert(1)", "//x.org", ".hidden"):
-        with pytest.raises(ValueError, match="expected the plain name of a file beside the page"):
-            Link("x", target)
+    for target in ("http://x.org/", "../../up.html", "a/../b", "javascript:alert(1)", "//x.org", "/x", ".hidden", ".."):
+        for linked in (lambda file: Link("x", file), lambda file: Cell("x", file=file)):
+            with pytest.raises(ValueError, match="expected the plain name of a file beside the page, one folder off"):
+                linked(target)
+    for target in ("../report.html", "scans/ab.html", "../masks/ab.nii.gz", "viewer.html#ab12"):
+        rows = [[Cell("<ab>", file=target)]]
+        html = page(tmp_path, sections=[Section("S", tables=[Table(["a"], rows)])])
+        assert f'<a href="{target}">&lt;ab&gt;</a>' in html
 
 
 def test_clinical_pages_are_private_and_marked(tmp_path: Path) -> None:

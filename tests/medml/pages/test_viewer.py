@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medml.evaluation import viewed
-from medml.evaluation.viewed import viewer_case
-from medml.pages import viewer
+from medml.io.nifti_write import nifti_bytes
+from medml.pages import viewed, viewer
 from medml.pages.overlays import label_colour
+from medml.pages.viewed import viewer_case
 from medml.pages.viewer import VENDOR, ViewerCase, write_viewer
 from medml.records.scan import Volume
 
@@ -36,7 +36,7 @@ def _case(name: str = "c1") -> ViewerCase:
     ball = (i - 20) ** 2 + (j - 20) ** 2 + (k - 20) ** 2 < 15**2
     mask = (ball & (k > 20)).astype(np.uint8)
     volume = Volume((ball * 100.0)[np.newaxis].astype(np.float32), np.diag([1.0, 1.0, 1.0, 1.0]))
-    return viewer_case(volume, mask, mask, name=name, caption="Dice 1.000", labels=LABELS)
+    return viewer_case(volume, mask, mask, name=name, caption="Dice 1.000", labels=LABELS, pack=nifti_bytes)
 
 
 def test_niivue_is_the_file_that_was_recorded() -> None:
@@ -94,7 +94,9 @@ def test_a_large_scan_is_cut_to_its_masks_and_says_so(monkeypatch: pytest.Monkey
 def test_a_picture_stands_upright_in_one_plane(tmp_path: Path) -> None:
     colours = np.zeros((3, 6, 4, 1), np.float32)
     colours[:, 0, 0, 0] = 30, 60, 90  # first column, first row
-    case = viewer_case(Volume(colours, np.eye(4), "none"), None, None, name="c", caption="c", labels=LABELS)
+    case = viewer_case(
+        Volume(colours, np.eye(4), "none"), None, None, name="c", caption="c", labels=LABELS, pack=nifti_bytes
+    )
     (tmp_path / "i.nii.gz").write_bytes(case.image)
     image = nibabel.load(tmp_path / "i.nii.gz")
     assert np.diag(image.affine).tolist() == [1.0, -1.0, 1.0, 1.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,41 @@ def test_a_scan_from_dicom_gets_a_segmentation_and_a_report(tmp_path: Path, job:
     assert seg.SOPInstanceUID in str(report)
 
 
+CLEARED = (
+    "PatientID PatientName PatientBirthDate PatientSex StudyID StudyDate StudyTime AccessionNumber "
+    "ReferringPhysicianName Manufacturer SeriesNumber InstanceNumber BodyPartExamined"
+)
+
+
+def test_a_source_without_the_attributes_that_may_be_empty_gets_them_empty(
+    tmp_path: Path, job: Job, make_plan: PlanMaker
+) -> None:
+    for path in map(Path, job.locator["files"]):
+        data = pydicom.dcmread(path)
+        for keyword in CLEARED.split():
+            if keyword in data:
+                delattr(data, keyword)
+        data.save_as(path)
+    results = DicomResults(RESULTS.author, name_uid, captures=2)
+    written = write_outputs(tmp_path, job, segmented(job), plan_of(make_plan), previews=False, dicom=results)
+    assert written.reason == ""
+    objects = [pydicom.dcmread(tmp_path / name) for name in written.outputs if name.endswith(".dcm")]
+    assert {data.Modality for data in objects} == {"SEG", "SR", "OT"}
+    assert all(data.PatientBirthDate == "" == data.PatientID for data in objects)
+
+
+def test_a_source_without_a_frame_of_reference_gets_a_mask_and_the_reason(
+    tmp_path: Path, job: Job, make_plan: PlanMaker
+) -> None:
+    for path in map(Path, job.locator["files"]):
+        data = pydicom.dcmread(path)
+        del data.FrameOfReferenceUID
+        data.save_as(path)
+    written = write_outputs(tmp_path, job, segmented(job), plan_of(make_plan), previews=False, dicom=RESULTS)
+    assert sorted(written.outputs) == ["masks/ab12.nii.gz"]
+    assert "names no frame of reference" in written.reason
+
+
 def test_the_same_result_keeps_its_uids_and_another_gets_new_ones(
     tmp_path: Path, job: Job, make_plan: PlanMaker
 ) -> None:
@@ -95,6 +131,16 @@ def test_volumes_are_in_ml_and_means_in_hu_only_for_ct(job: Job, make_plan: Plan
         (1, "volume", 0.0),
         (2, "volume", 0.0),
     ]
+
+
+def test_no_uid_of_the_study_reaches_a_log(
+    tmp_path: Path, job: Job, make_plan: PlanMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = pydicom.dcmread(job.locator["files"][0], stop_before_pixels=True)
+    with caplog.at_level(logging.DEBUG):
+        write_dicom(tmp_path, job, segmented(job), plan_of(make_plan), RESULTS)
+    assert source.StudyInstanceUID not in caplog.text
+    assert source.SOPInstanceUID not in caplog.text
 
 
 def test_a_classifier_reports_probabilities_and_no_segmentation(tmp_path: Path, job: Job, make_plan: PlanMaker) -> None:

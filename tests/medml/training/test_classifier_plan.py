@@ -87,8 +87,16 @@ def test_starts_set_by_the_experiment_share_the_budget() -> None:
 
 
 def test_few_cases_get_no_wide_network() -> None:
-    widths = [plan(minutes=5000, cases=cases).network_options["widen_factor"] for cases in (400, 4000)]
-    assert widths == [0.5, 1.0]
+    made = {cases: plan(minutes=5000, cases=cases) for cases in (400, 1000, 4000)}
+    widths = [each.network_options["widen_factor"] for each in made.values()]
+    assert widths == [0.25, 0.5, 1.0]
+    assert "a quarter as wide for want of cases (400): about 0.1 s per step" in made[400].reasons["network"]
+    assert "at most half as wide for want of cases (1000)" in made[1000].reasons["network"]
+
+
+def test_images_are_not_mixed_unless_that_is_asked_for() -> None:
+    assert plan(minutes=7).augmentation.mix == 0.0
+    assert plan(minutes=7, plan={"augmentation": {"mix": 0.3}}).augmentation.mix == 0.3
 
 
 def test_a_case_is_also_seen_mirrored_where_training_mirrors() -> None:

@@ -112,17 +112,13 @@ def test_thick_slices_take_the_tenth_percentile_along_them() -> None:
 
 
 def test_a_network_is_as_large_as_its_minutes_allow() -> None:
-    options = [plan(SMALL_PICTURE, dataset("classify", BINARY), budget=m).network_options for m in (0.1, 500)]
+    found = SMALL_PICTURE.model_copy(update={"cases": 1500})
+    options = [plan(found, dataset("classify", BINARY), budget=m).network_options for m in (0.1, 500)]
     assert [choice["widen_factor"] for choice in options] == [0.25, 0.5]
     widths = [
         plan(SMALL_VOLUME, dataset("segment", ORGANS), budget=m).network_options["filters"] for m in (0.1, 10_000)
     ]
     assert widths == [(16, 32, 64), (96, 192, 384)]
-
-
-def test_few_cases_get_no_wide_network() -> None:
-    found = SMALL_PICTURE.model_copy(update={"cases": 40})
-    assert plan(found, dataset("classify", BINARY), budget=500).network_options["widen_factor"] == 0.5
 
 
 def test_a_short_budget_takes_smaller_batches_for_more_steps() -> None:
@@ -179,6 +175,7 @@ def test_a_picture_with_a_radiographic_view_is_a_radiograph(make_case: Callable[
     made = plan(SMALL_PICTURE, dataset("classify", BINARY, cases=cases))
     assert made.augmentation.flip_axes == ()
     assert "no flips: a radiograph has a left and a right" in made.reasons["augmentation"]
+    assert made.normalisation[0].kind == "zscore"  # exposure moves its grey levels
 
 
 def test_masks_guide_a_classifier_whose_training_cases_have_them(make_case: Callable[..., Case]) -> None:
@@ -189,7 +186,6 @@ def test_masks_guide_a_classifier_whose_training_cases_have_them(make_case: Call
     assert made.reasons["guided"] == "10 of 10 training cases carry masks to learn from"
     alone = plan(found, dataset("classify", BINARY, cases=cases[:4]))
     assert not alone.guided
-    assert (made.augmentation.mix, alone.augmentation.mix) == (0.0, 0.3)
 
 
 def test_class_weights_are_the_square_root_of_rarity() -> None:

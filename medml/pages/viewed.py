@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from medml.geometry import spacing_of
-from medml.io.nifti_write import save_nifti
 from medml.pages.overlays import OUTCOME_COLOURS, label_colour, middle_of, outcomes_of, window
 from medml.pages.viewer import MAX_CASE_BYTES, Layer, ViewerCase
 from medml.records.scan import Volume
@@ -19,6 +16,7 @@ MARGIN = 0.3  # of the masks' extent, kept around them where a scan is cut
 LEAST_MARGIN = 12  # voxels
 Legend = dict[int, tuple[str, str]]
 Triple = tuple[int, int, int]
+Pack = Callable[[Volume], bytes]
 
 
 def viewer_case(
@@ -29,24 +27,30 @@ def viewer_case(
     name: str,
     caption: str,
     labels: Mapping[int, str],
+    pack: Pack,
     modality: str = "",
+    most: int | None = None,
 ) -> ViewerCase:
     """Return one case for the viewer: brightness in 256 steps, masks and where they differ.
 
-    A scan of more than ``MAX_CASE_BYTES`` voxels is cut to the surroundings of its masks, and thinned along its finest
-    axis by twos until it fits; the caption says so. The headers are built new; the affine is voxel size alone.
+    A scan of more than ``most`` voxels is cut to the surroundings of its masks, and thinned along its finest axis by
+    twos until it fits; the caption says so. The headers are built new; the affine is voxel size alone.
 
     Parameters
     ----------
     mask, reference : ndarray of shape (I, J, K)
         Label values on the volume's grid.
+    pack : callable
+        Makes a ``.nii.gz`` of a volume: `io.nifti_write.nifti_bytes`.
     modality : str
         "CT" windows to the body.
+    most : int or None
+        Voxels that are shown; None: ``MAX_CASE_BYTES``.
     """
     grey = _grey(volume.voxels)
     flat = grey.shape[2] == 1
     spacing = spacing_of(volume.affine) if volume.geometry == "mm" else (1.0, 1.0, 1.0)
-    box, steps = shown_part(mask, reference, (grey.shape[0], grey.shape[1], grey.shape[2]), spacing)
+    box, steps = shown_part(mask, reference, (grey.shape[0], grey.shape[1], grey.shape[2]), spacing, most)
     cut = tuple(slice(low, high, step) for (low, high), step in zip(box, steps, strict=True))
     low, high = window(grey[np.newaxis], modality=modality)
     image = np.rint(np.clip(np.nan_to_num((grey[cut].astype(np.float32) - low) / (high - low)), 0, 1) * 255)
@@ -58,9 +62,9 @@ def viewer_case(
     return ViewerCase(
         name=name,
         caption=f"{caption}{_remark(box, steps, grey.shape)}",
-        image=_nifti(image, affine, volume),
+        image=pack(_bytes_of(image, affine, volume)),
         layers=[
-            Layer(title, _nifti(values, affine, volume), legend)
+            Layer(title, pack(_bytes_of(values, affine, volume)), legend)
             for title, values, legend in _layers(shown[0], shown[1], labels)
         ],
         flat=flat,
@@ -70,14 +74,19 @@ def viewer_case(
 
 
 def shown_part(
-    mask: np.ndarray | None, reference: np.ndarray | None, shape: Triple, spacing: tuple[float, float, float]
+    mask: np.ndarray | None,
+    reference: np.ndarray | None,
+    shape: Triple,
+    spacing: tuple[float, float, float],
+    most: int | None = None,
 ) -> tuple[tuple[tuple[int, int], ...], Triple]:
     """Return the box (low, high along I, J, K) and the step along each axis that keep a case small."""
+    most = MAX_CASE_BYTES if most is None else most
     box = tuple((0, size) for size in shape)
-    if prod(shape) > MAX_CASE_BYTES:
+    if prod(shape) > most:
         box = _box(mask, reference, shape)
     steps = [1, 1, 1]
-    while prod(_counts(box, steps)) > MAX_CASE_BYTES:
+    while prod(_counts(box, steps)) > most:
         counts = _counts(box, steps)
         finest = min((n for n in range(3) if counts[n] > 1), key=lambda n: spacing[n] * steps[n])
         steps[finest] *= 2
@@ -151,8 +160,5 @@ def _remark(box: tuple[tuple[int, int], ...], steps: Triple, shape: tuple[int, .
     return cut + thin
 
 
-def _nifti(values: np.ndarray, affine: np.ndarray, volume: Volume) -> bytes:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "case.nii.gz"
-        save_nifti(path, Volume(values.astype(np.uint8)[np.newaxis], affine, volume.geometry))
-        return path.read_bytes()
+def _bytes_of(values: np.ndarray, affine: np.ndarray, volume: Volume) -> Volume:
+    return Volume(values.astype(np.uint8)[np.newaxis], affine, volume.geometry)
