@@ -30,6 +30,14 @@ from pipelines.verb import VerbResult
 LIST = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{12}\.json")
 # A process's own, an engine's log (the copy of a database has it inside), or half written.
 LEFT_OUT = ("-wal", "-shm", "-journal", ".lock", ".tmp", ".making", ".pid", ".sock")
+# What servers that run now have noted of themselves.
+RUNNING = {
+    "prefect/server.json",
+    "prefect/up.json",
+    "prefect/serving.ready",
+    "prefect/serving.go",
+    "prefect/serving.error",
+}
 DATABASES = {"catalogue.pgdump": "MEDML_CATALOGUE_URL", "crosswalk.pgdump": "MEDML_CROSSWALK_URL"}
 PART = 4 << 20
 
@@ -208,7 +216,7 @@ def _files(home: Home, with_secrets: bool) -> Iterator[Path]:
     for path in files_below(home.root):
         parts = path.relative_to(home.root).parts
         private = parts[0] == "secrets" and not with_secrets
-        passing = any(part.endswith(LEFT_OUT) for part in parts) or parts[-2:] == ("prefect", "server.json")
+        passing = any(part.endswith(LEFT_OUT) for part in parts) or "/".join(parts) in RUNNING
         if parts[0] != "cache" and not private and not passing:
             yield path
 

@@ -22,7 +22,7 @@ from pipelines.predict import predict_scans
 from pipelines.progress import progress_bar
 from pipelines.requests import read_request, write_request
 from pipelines.selections import joined, load_selection
-from pipelines.slots import batch_lease, current_home
+from pipelines.slots import batch_lease, current_home, pacs_slot
 from pipelines.tasks import step
 from pipelines.verb import VerbResult
 
@@ -104,7 +104,7 @@ def pull_series(pacs: str, query: str) -> VerbResult:
     config = load_pacs(pacs)
     asked = read_query(home, config, pacs, query).query(datetime.now().date())
     landing, journal = open_landing(home, pacs)
-    with batch_lease(f"pacs-{pacs}"), progress_bar("pulling") as bar:
+    with batch_lease(f"pacs-{pacs}"), pacs_slot(pacs), progress_bar("pulling") as bar:
         count = bar.counter()
         archive = open_archive(home, config)
         ended = pull(archive, archive.find(asked), landing, journal, lambda pulled: count())
@@ -121,7 +121,7 @@ def push_results(pacs: str, batch: str, unreviewed: bool) -> VerbResult:
     folder = batch_folder(home, batch)
     journal = Journal(folder / f".sent-{pacs}.jsonl")
     going = outgoing(folder, journal.read(), unreviewed=unreviewed)
-    with batch_lease(f"push-{pacs}-{folder.name}"), progress_bar("pushing") as bar:
+    with batch_lease(f"push-{pacs}-{folder.name}"), pacs_slot(pacs), progress_bar("pushing") as bar:
         count = bar.counter()
         pushed = push(open_archive(home, load_pacs(pacs)), folder, going.wanted, journal, lambda: count())
     reasons = Counter(pushed.failed.values())

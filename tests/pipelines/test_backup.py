@@ -29,6 +29,8 @@ def home(tmp_path: Path) -> Home:
         "cache/d/000.npy": "made again",
         "logs/.server.log.tmp": "half written",
         "prefect/server.json": "{}",
+        "prefect/up.json": "{}",
+        "prefect/serving.ready": "",
         "mlflow.lock": "",
     }.items():
         path = home.root / name
