@@ -3,8 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Two at a time, whole files together: they share what is costly to start.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two at a time, whole files together: they share what is costly to start. The order is that of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 APT := chromium postgresql orthanc orthanc-dicomweb dcmtk dicom3tools
 
 .PHONY: demo demo-offline test test-all bench lint docs lock audit setup system clean

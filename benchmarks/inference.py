@@ -33,8 +33,9 @@ from benchmarks.time_to_dice import THREADS, about
 from medml.io.nifti_write import save_nifti
 from medml.metrics.overlap import dice
 from medml.networks.build import build_network
-from medml.networks.package import Calibration, write_package
+from medml.networks.package import write_package
 from medml.networks.predictor import Predictor
+from medml.records.calibration import Calibration
 from medml.records.plan import Normalisation, Plan
 from medml.records.scan import Volume
 

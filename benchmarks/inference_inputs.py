@@ -21,7 +21,8 @@ from benchmarks.hippocampus import DATA, NNUNET_NAME, prepare
 from benchmarks.peers import CACHE, nnunet_python
 from benchmarks.time_to_dice import THREADS, train_nnunet
 from medml.networks.foreign import fit_network, read_foreign
-from medml.networks.package import Calibration, write_package
+from medml.networks.package import write_package
+from medml.records.calibration import Calibration
 from medml.records.plan import Normalisation, Plan
 
 WORK = CACHE / "inference"

@@ -35,8 +35,9 @@ from medml.io.files import read_record, write_record
 from medml.io.scans import read_image, read_mask
 from medml.metrics.overlap import dice
 from medml.networks.build import build_network
-from medml.networks.package import Calibration, Package
+from medml.networks.package import Package
 from medml.networks.predictor import Predictor
+from medml.records.calibration import Calibration
 from medml.records.dataset import Case
 from medml.records.experiment import Budget, Experiment
 from medml.records.plan import Plan, TrainingJob

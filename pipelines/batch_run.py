@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medml.inference.listing import new_listing
+from medml.io.files import sweep_temporary
 from medml.records.batch import BatchMeta, BatchOptions
 from medml.records.home import Home
 from medml.records.record import Record
@@ -87,6 +88,8 @@ class BatchRun:
                 self.ledger.mark(batch_id, "listed", lease=lease)
                 while self._look(workers, bar):
                     time.sleep(POLL_SECONDS)
+            for folder in (self.out, *(path for path in self.out.glob("*") if path.is_dir())):
+                sweep_temporary(folder)  # what killed workers had half written
             self.ledger.mark(batch_id, "ended", lease=lease)
         return enlisting
 

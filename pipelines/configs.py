@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from medml.config import load_config
 from medml.errors import ConfigError
-from medml.evaluation.gate import GateConfig
 from medml.records.experiment import Experiment
 from medml.records.home import Home
 from medml.records.plan import Plan
 from pipelines.requests import read_request
 
 if TYPE_CHECKING:
+    from medml.evaluation.gate import GateConfig
     from medml.results.doubts import DoubtLimits
 
 TRAINED_ELSEWHERE: dict[str, Any] = {
@@ -125,6 +125,8 @@ def load_experiment(home: Home, name: str) -> Experiment:
 
 def load_gate(name: str) -> GateConfig:
     """Return the gate of that name in ``configs/gates``; "default" needs no file."""
+    from medml.evaluation.gate import GateConfig
+
     if name == "default" and not (config_folder() / "gates" / "default.yaml").exists():
         return GateConfig()
     return load_config(named_config("gates", name), GateConfig)

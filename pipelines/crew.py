@@ -55,7 +55,9 @@ def share_devices(device: str, workers: int | None) -> tuple[str, ...]:
     ConfigError
         If there are more workers than GPUs.
     """
-    from medml.networks.precision import choose_device, choose_devices
+    if device == "cpu":
+        return ("cpu",) * (workers or 1)
+    from medml.networks.precision import choose_device, choose_devices  # torch takes seconds
 
     found = choose_devices() if device == "auto" else tuple(str(choose_device(d)) for d in device.split(","))
     if found == ("cpu",):

@@ -79,7 +79,8 @@ def _summary(
     console.print(table)
     table = Table("model", "scans", "results", title="New scans", title_justify="left")
     for batch in batches:
-        counted = ", ".join(f"{value} {key}" for key, value in batch["counts"].items() if value)
+        words = {"needs_review": "of them to review"}
+        counted = ", ".join(f"{value} {words.get(key, key)}" for key, value in batch["counts"].items() if value)
         table.add_row(batch["model"], counted, _shown(batch["outputs"]["results"]))
     console.print(table)
     console.rule("[bold]Look at")

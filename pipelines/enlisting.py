@@ -70,7 +70,8 @@ class Enlisting:
 
     def _found(self, sources: list[Path], channels: int) -> Iterator[tuple[int, Candidate | Outcome]]:
         """Yield what is to have a row, with the number of its source; count the rest."""
-        from medml.catalogue.ingest import IngestConfig, find_scans
+        from medml.catalogue.config import IngestConfig
+        from medml.catalogue.walk import find_scans
         from medml.inference.selection import NOT_SELECTED, select
         from medml.inference.settling import WAITING, settled
 

@@ -195,9 +195,12 @@ def _counts(rows: list[LedgerRow], began: str, enlisting: Enlisting) -> dict[str
 
 
 def _notes(rows: list[LedgerRow]) -> tuple[str, ...]:
-    """Name by reason what was not done; the ledger has each scan."""
+    """Name by reason what was not done, and say what waits for a person; the ledger has each scan."""
     reasons = Counter(f"{row.status}: {row.code}" for row in rows if row.status in ("failed", "refused"))
-    return tuple(f"{count} {reason}; see ledger.json" for reason, count in reasons.most_common(5))
+    notes = [f"{count} {reason}; see ledger.json" for reason, count in reasons.most_common(5)]
+    if doubtful := sum(row.status == "needs_review" for row in rows):
+        notes.append(f"a person should look at {doubtful} of the results: medml review")
+    return tuple(notes)
 
 
 def _now() -> str:

@@ -107,7 +107,8 @@ def register_weights(name: str, source: str) -> VerbResult:
 
 def _register(name: str, network: Any, plan: Plan, digest: str, words: ForeignCard, described: str) -> ModelVersion:
     """Package and register; the same weights under the same plan are found again."""
-    from medml.networks.package import Calibration, write_package
+    from medml.networks.package import write_package
+    from medml.records.calibration import Calibration
     from medml.registry import models
     from medml.registry.tracking import RUN_KEY, Tracker
 

@@ -65,6 +65,7 @@ def up(
     """
     prepare(home)
     home.prefect.mkdir(parents=True, exist_ok=True)
+    home.inbox.mkdir(mode=0o700, exist_ok=True)
     wanted = load_schedules(schedules)
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
     mlflow_url = elsewhere if elsewhere.startswith("http") else f"http://{host}:{mlflow_port}"
@@ -218,13 +219,17 @@ def _announce(home: Home, prefect_url: str, mlflow_url: str, wanted: SchedulesCo
         "whole line, MLflow for its two halves"
     )
     heads = ("name", "flow", "when", "parameters", "enabled")
-    table = Table(*heads, title="Schedules and triggers", title_justify="left")
+    table = Table(title="Schedules and triggers", title_justify="left")
+    for head in heads:
+        table.add_column(head, no_wrap=head == "name", overflow="fold")
     when = {item.name: f"{item.cron} {item.timezone}" for item in wanted.schedules}
     when |= {item.name: f"{item.when} quiet for {item.quiet_seconds:g} s" for item in wanted.triggers}
     for item in wanted.planned:
         given = ", ".join(f"{key}={value}" for key, value in item.parameters.items())
         table.add_row(item.name, item.flow, when[item.name], given, "yes" if item.enabled else "no")
     console.print(table)
+    if any(item.enabled for item in wanted.triggers):
+        console.print(f"A folder or file that is put into {home.inbox} starts its triggers.")
     console.print(f"Logs are in {home.logs}. Stop with Ctrl-C.")
 
 

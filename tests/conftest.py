@@ -21,6 +21,11 @@ os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", PREFECT_SERVER_ANALYTICS_ENAB
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that run whole flows: the last file to end should not be a long one."""
+    items.sort(key=lambda item: "pipelines" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real data: ``MEDML_DATA``, else ``../shared/data`` beside the checkout."""

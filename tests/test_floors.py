@@ -139,3 +139,12 @@ def test_importing_the_doors_is_cheap(module: str) -> None:
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["pipelines.predict", "pipelines.health", "pipelines.batch_run", "medml.results.tables"]
+)
+def test_what_looks_at_no_voxel_starts_without_torch(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'monai', 'matplotlib'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "[]"

@@ -21,8 +21,8 @@ from medml.io.scans import read_image, read_mask
 from medml.metrics.conformal import prediction_sets
 from medml.metrics.overlap import overlaps, volume_ml
 from medml.metrics.surface import label_surface_scores
-from medml.networks.package import Calibration
 from medml.records.batch import Prediction
+from medml.records.calibration import Calibration
 from medml.records.dataset import Case
 from medml.records.plan import Plan
 from medml.records.scan import Volume

@@ -13,8 +13,8 @@ import pandas as pd
 from medml.evaluation.evaluate import Predicts, case_table, summarise
 from medml.evaluation.names import foreground, label_keys
 from medml.evaluation.wording import NAMES
-from medml.networks.package import Calibration
 from medml.pages.content import Section, Table, Value
+from medml.records.calibration import Calibration
 from medml.records.dataset import Dataset
 from medml.records.plan import Member
 from medml.records.report import Deviation, Evaluation, SingleRun, Spread

@@ -14,7 +14,7 @@ from medml.evaluation.subgroups import Statistic, subgroup_table
 from medml.metrics.classification import youden_threshold
 from medml.metrics.conformal import coverage_interval
 from medml.metrics.intervals import MIN_PATIENTS, RESAMPLES, Interval, Resamples, weighted_auroc
-from medml.networks.package import Calibration
+from medml.records.calibration import Calibration
 from medml.records.dataset import Dataset
 from medml.records.report import Evaluation, Summary
 

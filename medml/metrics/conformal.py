@@ -11,7 +11,6 @@ the next patient (Dunn, Wasserman, Ramdas, JASA 118:2491, 2023).
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import betabinom
 
 NEVER = float("inf")
 
@@ -70,6 +69,8 @@ def coverage_interval(calibration: int, test: int, miss: float) -> tuple[float, 
     outside = int(np.floor((calibration + 1) * miss + 1e-9))
     if not test or not outside:
         return 1.0, 1.0
+    from scipy.stats import betabinom  # takes a second
+
     low, high = betabinom.ppf((0.025, 0.975), test, calibration + 1 - outside, outside)
     return float(low) / test, float(high) / test
 

@@ -20,6 +20,7 @@ from medml.errors import ConfigError, NotFound, Refusal
 from medml.io.files import read_record, sha256_file, sync_path, temporary_path, write_json, write_record, write_text
 from medml.networks.build import build_network, network_script, network_shapes
 from medml.networks.bundle import inference_config, metadata
+from medml.records.calibration import Calibration
 from medml.records.norms import Norms
 from medml.records.plan import Plan
 from medml.records.record import Record
@@ -37,35 +38,6 @@ Model weights for research use only. Not a medical device; not for clinical deci
 The weights were learned from data that has its own terms: {terms}
 Whoever passes the weights on must keep to those terms and keep this notice.
 """
-
-
-class Calibration(Record):
-    """What turns scores into probabilities, decisions and promises; chosen on validation cases.
-
-    Attributes
-    ----------
-    temperature : float
-        Logits are divided by it before softmax or sigmoid.
-    threshold : float or None
-        Binary classifiers: the probability of the last class from which it is called present.
-    miss : float
-        Share of patients, or of a structure, that the two promises below may miss.
-    quantile : float or None
-        Classifiers of one class a case: classes with 1 - probability up to it make the conformal set. None: no promise
-        (too few patients, or a package from before).
-    patients : int
-        How many the quantile rests on; 0: not recorded.
-    outer : dict
-        Segmenters: label value to the probability from which voxels make its outer mask, which on average holds all
-        but ``miss`` of the structure.
-    """
-
-    temperature: float = 1.0
-    threshold: float | None = None
-    miss: float = 0.1
-    quantile: float | None = None
-    patients: int = 0
-    outer: dict[int, float] = {}
 
 
 class Labels(Record):

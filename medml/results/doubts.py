@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from medml.config import Config
 from medml.metrics.conformal import prediction_sets
-from medml.networks.package import Calibration, Package
 from medml.records.batch import LedgerRow, Prediction
+from medml.records.calibration import Calibration
 from medml.records.norms import ASPECTS, Norms, Structure
 from medml.records.plan import Plan
 from medml.results.measures import LabelMeasures
+
+if TYPE_CHECKING:
+    from medml.networks.package import Package
 
 
 class DoubtLimits(Config):

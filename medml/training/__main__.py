@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -113,4 +114,6 @@ def _prepare(dataset: Dataset, plan: Plan, job: TrainingJob, processes: Processe
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    gc.freeze()  # nobody waits for the collection of all that was imported
+    sys.exit(code)

@@ -14,7 +14,8 @@ from medml.io.files import write_json
 from medml.metrics.conformal import conformal_quantile, risk_controlled
 from medml.networks.build import build_network
 from medml.networks.ensemble import Ensemble
-from medml.networks.package import Calibration, load_package, write_package
+from medml.networks.package import load_package, write_package
+from medml.records.calibration import Calibration
 from medml.records.dataset import Dataset
 from medml.records.plan import Plan, Trained
 from medml.training.batches import class_targets

@@ -14,9 +14,10 @@ from torch import nn
 from medml.metrics.classification import auroc
 from medml.metrics.overlap import dice
 from medml.networks.build import run_network
-from medml.networks.package import Calibration, Package
+from medml.networks.package import Package
 from medml.networks.precision import Precision, autocast
 from medml.networks.predictor import Predictor
+from medml.records.calibration import Calibration
 from medml.records.dataset import Case
 from medml.records.plan import Plan
 from medml.training.batches import class_targets

@@ -16,7 +16,8 @@ from medml.errors import ConfigError, LeakageError
 from medml.io.files import read_record
 from medml.io.scans import write_scan
 from medml.networks.build import build_network
-from medml.networks.package import Calibration, write_package
+from medml.networks.package import write_package
+from medml.records.calibration import Calibration
 from medml.records.dataset import Case, Dataset
 from medml.records.home import Home
 from medml.records.plan import Normalisation, Plan

@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from held_server import held_server
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
@@ -98,19 +99,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (folder / "watch").mkdir()
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     experiment.write_text(EXPERIMENT)
-    last_line(medml(home, "ingest", str(folder / "cohort" / "cohort.csv"), "--collection", "spots"))
-    chosen = ("--task", "classify", "--select", "collection=spots", "--test-fraction", "0.3")
-    last_line(medml(home, "dataset", "spots", *chosen))
-    dataset = json.loads(next((home / "datasets" / "spots").glob("*.json")).read_text())
-    test = {scan for case in dataset["cases"] if case["case_id"] in dataset["test"] for scan in case["scans"]}
-    for scan in test:
-        (home / "scans" / scan[:2] / scan).rename(folder / scan)
-    refused = medml(home, "train", str(experiment), log=folder / "without.log")
-    for scan in test:
-        shutil.move(folder / scan, home / "scans" / scan[:2] / scan)
-    again = folder / "again.yaml"
-    again.write_text(EXPERIMENT.replace("name: spots", "name: again", 1))
-    trained = last_line(medml(home, "train", str(again), log=folder / "whole.log"))
+    with held_server(home):
+        last_line(medml(home, "ingest", str(folder / "cohort" / "cohort.csv"), "--collection", "spots"))
+        chosen = ("--task", "classify", "--select", "collection=spots", "--test-fraction", "0.3")
+        last_line(medml(home, "dataset", "spots", *chosen))
+        dataset = json.loads(next((home / "datasets" / "spots").glob("*.json")).read_text())
+        test = {scan for case in dataset["cases"] if case["case_id"] in dataset["test"] for scan in case["scans"]}
+        for scan in test:
+            (home / "scans" / scan[:2] / scan).rename(folder / scan)
+        refused = medml(home, "train", str(experiment), log=folder / "without.log")
+        for scan in test:
+            shutil.move(folder / scan, home / "scans" / scan[:2] / scan)
+        again = folder / "again.yaml"
+        again.write_text(EXPERIMENT.replace("name: spots", "name: again", 1))
+        trained = last_line(medml(home, "train", str(again), log=folder / "whole.log"))
     return Place(frozenset(test), noted(folder / "without.log"), refused, trained, noted(folder / "whole.log"))
 
 

@@ -11,8 +11,8 @@ import pytest
 from medml.evaluation.detection import froc_curve, lesion_metrics, lesion_scores, lesions_of
 from medml.evaluation.evaluate import case_table, summarise
 from medml.metrics.intervals import Resamples
-from medml.networks.package import Calibration
 from medml.records.batch import Prediction
+from medml.records.calibration import Calibration
 from medml.records.scan import Volume
 
 LABELS = {1: "lesion"}

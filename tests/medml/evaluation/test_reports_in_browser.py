@@ -14,10 +14,10 @@ from PIL import Image
 
 from medml.evaluation.evaluate import case_table, summarise
 from medml.evaluation.report import worst_cases, write_report
-from medml.networks.package import Calibration
 from medml.pages.content import Picture
 from medml.pages.overlays import overlay_png
 from medml.records.batch import Prediction
+from medml.records.calibration import Calibration
 from medml.records.plan import Epoch
 from medml.records.scan import Volume
 

@@ -19,8 +19,9 @@ from medml.explain.maps import METHODS, cam_layer, explain_map
 from medml.explain.page import checked_picture
 from medml.explain.subject import Subject, subject_of
 from medml.networks.build import build_network, run_network
-from medml.networks.package import Calibration, Package
+from medml.networks.package import Package
 from medml.networks.predictor import Predictor
+from medml.records.calibration import Calibration
 from medml.records.plan import Plan
 from medml.records.scan import Volume
 

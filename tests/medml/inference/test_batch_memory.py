@@ -18,7 +18,8 @@ from medml.inference.batch import Stages, run_batch
 from medml.io.nifti import read_checked
 from medml.io.nifti_write import save_nifti
 from medml.networks.build import build_network
-from medml.networks.package import Calibration, load_package, write_package
+from medml.networks.package import load_package, write_package
+from medml.records.calibration import Calibration
 from medml.networks.predictor import Predictor
 from medml.records.batch import Job, Written
 from medml.records.candidate import Candidate

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from medml.networks.build import build_network, run_network
-from medml.networks.package import Calibration, write_package
+from medml.networks.package import write_package
+from medml.records.calibration import Calibration
 from medml.records.plan import Plan
 from medml.records.scan import Volume
 from medml.transforms.preprocessing import preprocess, preprocess_mask

@@ -13,8 +13,9 @@ import torch
 from medml.errors import Refusal
 from medml.networks.build import build_network
 from medml.networks.familiarity import FeatureTap, compare, deepest_layer, learn_aspects, measure
-from medml.networks.package import Calibration, copy_package, load_package, package_digest, write_package
+from medml.networks.package import copy_package, load_package, package_digest, write_package
 from medml.networks.predictor import Predictor
+from medml.records.calibration import Calibration
 from medml.records.norms import Aspect, Norms
 from medml.records.plan import Plan
 from medml.records.scan import Volume

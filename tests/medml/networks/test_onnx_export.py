@@ -20,7 +20,8 @@ from medml.networks import onnx_export
 from medml.networks.build import build_network
 from medml.networks.ensemble import Ensemble
 from medml.networks.onnx_export import example_images, export_onnx
-from medml.networks.package import Calibration, Package, load_package
+from medml.networks.package import Package, load_package
+from medml.records.calibration import Calibration
 from medml.records.plan import Plan
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -14,7 +14,8 @@ from medml.errors import ConfigError, NotFound, Refusal
 from medml.io.files import sha256_file
 from medml.networks import package as package_module
 from medml.networks.build import build_network
-from medml.networks.package import Calibration, copy_package, load_package, package_digest, write_package
+from medml.networks.package import copy_package, load_package, package_digest, write_package
+from medml.records.calibration import Calibration
 from medml.records.plan import Plan
 
 PlanMaker = Callable[..., Plan]

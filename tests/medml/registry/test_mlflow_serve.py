@@ -23,8 +23,9 @@ import torch
 
 from medml.io.nifti import read_nifti, write_nifti
 from medml.networks.build import build_network
-from medml.networks.package import Calibration, write_package
+from medml.networks.package import write_package
 from medml.networks.predictor import Predictor
+from medml.records.calibration import Calibration
 from medml.records.home import Home
 from medml.records.plan import Plan
 from medml.records.scan import Volume

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medml.metrics.structures import Shape
-from medml.networks.package import Calibration
 from medml.records.batch import LedgerRow, Prediction
+from medml.records.calibration import Calibration
 from medml.records.norms import Norms, Structure
 from medml.records.plan import Plan
 from medml.results.doubts import DoubtLimits, Standards, doubts_of, reasons_of

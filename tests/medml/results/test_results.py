@@ -15,8 +15,8 @@ from pyarrow import parquet
 
 from medml.geometry import canonical_affine, canonical_grid
 from medml.io.files import sha256_file
-from medml.networks.package import Calibration
 from medml.records.batch import BatchMeta, Job, LedgerRow, Prediction
+from medml.records.calibration import Calibration
 from medml.records.candidate import Reading
 from medml.records.plan import Plan
 from medml.records.scan import Volume

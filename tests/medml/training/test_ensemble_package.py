@@ -56,7 +56,7 @@ def test_each_case_is_scored_by_the_mean_of_the_networks_that_did_not_learn_from
 
 
 def test_the_card_says_how_many_networks_and_how_they_were_calibrated(pictures: Any) -> None:
-    from medml.networks.package import Calibration
+    from medml.records.calibration import Calibration
 
     calibration = Calibration(temperature=1.5, threshold=0.4)
     text = card(pictures.dataset, pictures.plan, calibration, {"val_auroc": 0.9}, folds=(0, 0, 1, 1))
