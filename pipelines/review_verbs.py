@@ -45,13 +45,14 @@ def worklist(
         from pipelines.review_views import age, reasons, state
 
         items = ReviewDesk(context.obj).items(batch=batch, everything=everything)
+        heads = ("scan", "batch", "model", "made", *(("state",) if everything else ()), "reasons")
         rows = [
             (
                 item.row.scan_id,
                 item.batch.batch_id,
                 item.row.model,
                 age(item),
-                str(state(item).value),
+                *((str(state(item).value),) if everything else ()),
                 " ".join(reasons(item)),
             )
             for item in items
@@ -61,7 +62,7 @@ def worklist(
             verb="review",
             ok=True,
             counts={"waiting": waiting},
-            table=(("scan", "batch", "model", "made", "state", "reasons"), *rows) if rows else (),
+            table=(heads, *rows) if rows else (),
             notes=("look at them with: medml review serve",) if waiting else ("nothing waits for a look",),
         )
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from pipelines.verb import VerbResult
 
 LEAST_WIDTH = 110
+LEAST_LAST = 16
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DETAIL = (
     "iou_",
@@ -42,7 +43,7 @@ def show(result: VerbResult) -> None:
     for key, path in result.outputs.items():  # whole on one line, to be copied
         console.print(f"  [cyan]{escape(_label(key).ljust(width))}[/]    {escape(path)}")
     if result.table:
-        console.print(_grid(result.table), soft_wrap=False)
+        console.print(_grid(result.table, console.width), soft_wrap=False)
     for note in result.notes:
         console.print(f"• {note}", markup=False)
 
@@ -61,13 +62,16 @@ def _label(key: str) -> str:
     return key if " " in key else key.replace("_", " ")
 
 
-def _grid(rows: tuple[tuple[str, ...], ...]) -> Table:
-    """Return a table with heads; verdicts in colour, long cells on several lines."""
-    table = Table(box=None, padding=(0, 2), header_style="bold")
+def _grid(rows: tuple[tuple[str, ...], ...], width: int) -> Table:
+    """Return a table with heads; verdicts in colour, long cells on several lines: those of the last column if it can be."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    fits = sum(widths[:-1]) + 2 * len(widths) + LEAST_LAST <= width
+    table.add_column("", width=0)
     for number, head in enumerate(rows[0]):
-        table.add_column(head, no_wrap=number == 0, overflow="fold")
+        table.add_column(head, no_wrap=number == 0 or (fits and number < len(widths) - 1), overflow="fold")
     for row in rows[1:]:
-        table.add_row(*map(escape, row), style="red" if row[-1] == "FAIL" else None)
+        table.add_row("", *map(escape, row), style="red" if row[-1] == "FAIL" else None)
     return table
 
 
