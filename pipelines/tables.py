@@ -63,7 +63,7 @@ def _label(key: str) -> str:
 
 
 def _grid(rows: tuple[tuple[str, ...], ...], width: int) -> Table:
-    """Return a table with heads; verdicts in colour, long cells on several lines: those of the last column if it can be."""
+    """Return a table with heads; verdicts in colour; if it can be, only cells of the last column take several lines."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     fits = sum(widths[:-1]) + 2 * len(widths) + LEAST_LAST <= width
