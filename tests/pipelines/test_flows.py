@@ -153,6 +153,21 @@ def test_killed_batch_goes_on_and_ends_as_an_unbroken_one(place: Path, home: Pat
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_batch_on_a_dask_cluster_gives_what_one_process_gives(place: Path, home: Path) -> None:
+    alone, cluster = place / "alone", place / "cluster"
+    scans = place / "two"
+    scans.mkdir()
+    for name in ("scan03.nii.gz", "scan04.nii.gz"):
+        (scans / name).write_bytes((place / "cohort" / name).read_bytes())
+    medml(home, "predict", "tiny", str(scans), "-o", str(alone))
+    found = medml(home, "predict", "tiny", str(scans), "-o", str(cluster), "--runner", "dask", "--workers", "2")
+    assert found["counts"]["done"] == 2
+    masks = {path.name: path.read_bytes() for path in (alone / "masks").iterdir()}
+    assert {path.name: path.read_bytes() for path in (cluster / "masks").iterdir()} == masks
+
+
 def test_a_scan_is_explained(place: Path, home: Path) -> None:
     scan = sorted(path.name for path in (home / "scans").glob("*/*"))[0]
     explained = medml(home, "explain", "tiny", scan, "--method", "gradcam")
