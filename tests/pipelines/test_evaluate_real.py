@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 DECODED = "async () => Promise.all([...document.images].map(async i => {await i.decode(); return i.naturalWidth}))"
 DRAWN = "() => document.querySelector('canvas') && document.querySelector('canvas').width > 0"
 # Experiment: its data, minutes of training, and parts of the page that must be there.
@@ -34,18 +31,6 @@ def medml(home: Path, *arguments: str, codes: tuple[int, ...] = (0,)) -> dict[st
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode in codes, done.stdout + done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make setup installs it")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed; make system installs it")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("name", list(REPORTS))

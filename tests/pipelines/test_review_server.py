@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,6 @@ from pipelines.review_server import ReviewServer
 from pipelines.review_views import ReviewViews
 from pipelines.stores import open_catalogue
 
-FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 READY = "() => document.body.dataset.state === 'ready'"
 MOST = 1 << 20
 REVIEWED = {"collection": "reviewed", "modality": "CT"}
@@ -139,18 +137,6 @@ def test_two_persons_at_one_case_do_not_overwrite_each_other(bench: Bench, clien
     second = client.ask("POST", path, json.dumps({"seen": 0, "reason": "fine"}).encode())
     assert (first[0], second[0]) == (200, 409)
     assert "somebody else decided" in second[1]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make setup installs it")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed; make system installs it")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.mark.system

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ from medml.records.scan import Volume
 
 pytestmark = pytest.mark.system
 
-FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 DECODED = "async () => Promise.all([...document.images].map(async i => {await i.decode(); return i.naturalWidth}))"
 DRAWN = "() => document.querySelector('canvas') && document.querySelector('canvas').width > 0"
 
@@ -36,18 +34,6 @@ class Looked:
     asked: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     pictures: list[int] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make setup installs it")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed; make system installs it")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield started
-        started.close()
 
 
 @pytest.fixture
