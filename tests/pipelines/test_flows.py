@@ -124,6 +124,7 @@ def test_predict_returns_masks_on_the_source_grid_and_a_rerun_does_nothing(place
     assert {path: path.stat().st_mtime_ns for path in (out / "masks").iterdir()} == times
 
 
+@pytest.mark.slow
 def test_killed_batch_goes_on_and_ends_as_an_unbroken_one(place: Path, home: Path) -> None:
     scans = place / "many"
     scans.mkdir()
