@@ -83,13 +83,17 @@ def drop(inbox: Path, number: int) -> None:
 
 def kill(running: Running, what: str) -> None:
     """Kill one part without a word; a flow process if there is one now, else the one that serves them."""
-    if what == "flow":
-        server = psutil.Process(running.part("process that serves the flows").pid)
-        victims = [process for process in server.children() if "prefect" in " ".join(process.cmdline())] or [server]
-        os.kill(victims[0].pid, signal.SIGKILL)
-        return
-    part = seen(lambda: running.part(what) if running.part(what).alive else None, within=120)
-    os.kill(part.pid, signal.SIGKILL)
+    name = "process that serves the flows" if what == "flow" else what
+    part = seen(lambda: running.part(name) if running.part(name).alive else None, within=120)
+    flows = [process for process in psutil.Process(part.pid).children() if what == "flow" and _runs_a_flow(process)]
+    os.kill(flows[0].pid if flows else part.pid, signal.SIGKILL)
+
+
+def _runs_a_flow(process: psutil.Process) -> bool:
+    try:
+        return "prefect" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def ingested(running: Running) -> int:
