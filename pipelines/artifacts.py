@@ -17,8 +17,6 @@ from pipelines.verb import VerbResult
 
 logger = logging.getLogger(__name__)
 
-MLFLOW_PORT = 5000
-
 
 def told(result: VerbResult) -> VerbResult:
     """Show an outcome on the page of the flow run that this is called in, and return it.

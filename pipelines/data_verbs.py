@@ -47,7 +47,7 @@ def ingest(
     """Read scans, prove their geometry, remove identities, store and catalogue them."""
     home: Home = context.obj
     with readable_errors():
-        from medml.catalogue.ingest import IngestConfig
+        from medml.catalogue.config import IngestConfig
 
         values = _configured(IngestConfig, config, settings).model_dump(mode="json")
         values |= {"collection": collection} if collection else {}

@@ -66,7 +66,8 @@ def explain_one(model: str, request: str, device: str) -> VerbResult:
 
 def _scan(text: str) -> tuple[str, Volume]:
     """Return the private name and the volume of a scan id of the catalogue, or of the one scan at a path."""
-    from medml.catalogue.ingest import IngestConfig, find_scans
+    from medml.catalogue.config import IngestConfig
+    from medml.catalogue.walk import find_scans
     from medml.errors import ConfigError, NotFound
     from medml.io.scans import read_image
 

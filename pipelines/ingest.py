@@ -90,7 +90,7 @@ def shard_runner(source: str) -> Any:
 def _ingest(
     source: str, collection: str | None, submit: Callable[[str], Callable[[], object]] | None = None
 ) -> VerbResult:
-    from medml.catalogue.ingest import IngestConfig
+    from medml.catalogue.config import IngestConfig
     from medml.catalogue.ingest import ingest as run_ingest
     from medml.catalogue.report import page_path, report_path, summary_lines
     from medml.config import validate

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from medml.catalogue.columns import keep_columns
 from medml.catalogue.config import IngestConfig, collection_of
 from medml.catalogue.desk import Desk
 from medml.catalogue.dicom_annotations import AnnotationFile, Archive, annotate
@@ -19,7 +18,7 @@ from medml.catalogue.quarantine import Quarantine
 from medml.catalogue.report import Tally, with_neighbours, write_report
 from medml.catalogue.shards import Shard, collect_shard, shard_folder, write_shard
 from medml.catalogue.staging import Entry, Job
-from medml.catalogue.walk import find_all, find_scans, licence_of
+from medml.catalogue.walk import find_all, licence_of
 from medml.catalogue.worker import Allowance
 from medml.catalogue.workers import Workers
 from medml.errors import ConfigError, MedmlError
@@ -31,8 +30,6 @@ from medml.records.ingest import IngestReport
 from medml.records.scan import Outcome
 from medml.store.catalogue import Catalogue
 from medml.store.crosswalk import Crosswalk
-
-__all__ = ["IngestConfig", "find_scans", "ingest", "keep_columns"]
 
 MAX_WORKERS = 2
 LEAST_MEMORY = 2 << 30

@@ -9,7 +9,6 @@ from medml.io.mentions import Mentions, remove, strike
 from medml.pages.shell import render
 
 TABLES = ("cases.csv", "cases.parquet", "cross_validation.csv")
-PAGES = ("report.html", "viewer.html")
 
 
 def reports_showing(root: Path, mentions: Mentions) -> Iterator[Path]:

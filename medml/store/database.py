@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, Pool, Table, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
@@ -62,6 +62,7 @@ class DatabaseBusy(MedmlError):
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_of_the_parent: list[Pool] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,8 +332,9 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _forget_connections() -> None:
-    # A forked child must not share its parent's connections.
+    # A forked child must not share its parent's connections, nor close them: SQLite may then lose the parent's locks.
     for engine in list(_engines):
+        _of_the_parent.append(engine.pool)
         engine.dispose(close=False)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from dicom_phantoms import write_series
 from pydicom.dataset import Dataset
 
-from medml.catalogue.ingest import IngestConfig, ingest
+from medml.catalogue.config import IngestConfig
+from medml.catalogue.ingest import ingest
 from medml.catalogue.quarantine import Quarantine
 from medml.io.files import Pseudonyms
 from medml.records.home import Home
