@@ -25,6 +25,7 @@ from medml.networks.package import load_package
 from medml.networks.predictor import Predictor
 from medml.records.batch import Job, LedgerRow, Prediction, Written
 from medml.records.candidate import Candidate
+from medml.records.plan import Plan
 from medml.results.masks import write_mask
 
 FIRST = 100  # scans after which memory should not grow
@@ -106,43 +107,50 @@ def monai_loop(job: dict[str, Any]) -> Callable[[], dict[str, float]]:
     package = load_package(Path(job["package"]))
     plan, device = package.plan, torch.device(job["device"])
     network = package.network.to(device)
-    before = _preprocessing(plan, dicom=job["dicom"])
+    read = _reading(plan, dicom=job["dicom"])
     inferer = SlidingWindowInferer(plan.patch, sw_batch_size=job["windows"], overlap=plan.overlap, mode="gaussian")
-    invert = Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True)
-    after = Compose([invert, AsDiscreted("pred", argmax=True)])
     save = SaveImage(output_dtype="uint8", resample=False, print_log=False)
     names = sorted(Path(job["source"]).iterdir())
 
     def work() -> dict[str, float]:
         for path in names:
-            data = before({"image": str(path)})
+            data = read({"image": str(path)})
+            before = Compose([*read.transforms, *_preprocessing(plan, data["image"])])
+            data = before(data, start=len(read.transforms))
             with torch.inference_mode():
                 scores = inferer(data["image"][None].to(device), network)[0].cpu()
             data["pred"] = MetaTensor(scores, meta=data["image"].meta)
-            mask = after(data)["pred"]
+            invert = Invertd("pred", before, orig_keys="image", nearest_interp=False, to_tensor=True)
+            mask = AsDiscreted("pred", argmax=True)(invert(data))["pred"]
             save(mask, filename=str(Path(job["out"]) / path.name.split(".")[0].removesuffix("_0000")))
         return {}
 
     return work
 
 
-def _preprocessing(plan: Any, *, dicom: bool) -> Any:
+def _reading(plan: Plan, *, dicom: bool) -> Any:
     from monai.transforms.compose import Compose
-    from monai.transforms.intensity.dictionary import NormalizeIntensityd, ScaleIntensityRanged
     from monai.transforms.io.dictionary import LoadImaged
-    from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+    from monai.transforms.spatial.dictionary import Orientationd
 
     reader = "PydicomReader" if dicom else "NibabelReader"
-    steps: list[Any] = [
-        LoadImaged("image", reader=reader, ensure_channel_first=True),
-        Orientationd("image", axcodes="RAS"),
-        Spacingd("image", pixdim=plan.spacing_mm, mode="bilinear"),
-    ]
+    load = LoadImaged("image", reader=reader, ensure_channel_first=True)
+    return Compose([load, Orientationd("image", axcodes=plan.orientation)])
+
+
+def _preprocessing(plan: Plan, image: Any) -> list[Any]:
+    """Return the rest of the steps for an image; between its edges, to nnU-Net's shape."""
+    from monai.transforms.intensity.dictionary import NormalizeIntensityd, ScaleIntensityRanged
+    from monai.transforms.spatial.dictionary import Resized
+
+    own, wanted = image.pixdim.tolist(), plan.spacing_mm or ()
+    shape = [round(n * mm / goal) for n, mm, goal in zip(image.shape[1:], own, wanted, strict=True)]
+    steps: list[Any] = [Resized("image", shape, mode="trilinear", align_corners=False)]
     rule = plan.normalisation[0]
     if rule.kind == "zscore":
-        return Compose([*steps, NormalizeIntensityd("image", channel_wise=True)])
+        return [*steps, NormalizeIntensityd("image", channel_wise=True)]
     clip = ScaleIntensityRanged("image", rule.low, rule.high, rule.low, rule.high, clip=True)
-    return Compose([*steps, clip, NormalizeIntensityd("image", subtrahend=rule.mean, divisor=rule.std)])
+    return [*steps, clip, NormalizeIntensityd("image", subtrahend=rule.mean, divisor=rule.std)]
 
 
 def hold(job: dict[str, Any]) -> dict[str, float]:

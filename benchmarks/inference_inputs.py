@@ -77,7 +77,7 @@ def hippocampi() -> Input | str:
         (nnunet / "plans.json").write_bytes(plans.read_bytes())
         (nnunet / "dataset.json").write_bytes((data.raw / "dataset.json").read_bytes())
         (nnunet / "weights.pth").write_bytes(trained[-1].read_bytes())
-        _pack(work, "MR")
+        _pack(work, "MR", orientation="RAS")  # as the files lie
         (work / "ready").touch()
     return Input("60 hippocampi, NIfTI", work / "images", False, work / "package", work / "nnunet")
 
@@ -99,14 +99,17 @@ def ct_series() -> Input | str:
         (nnunet / "dataset.json").write_text(json.dumps(described | {"file_ending": ".nii.gz"}), encoding="utf-8")
         command = [str(nnunet_python()), str(CHILD), "train", str(nnunet)]
         subprocess.run(command, check=True, env=os.environ | THREADS, stdout=subprocess.DEVNULL)
-        _pack(work, "CT")
+        _pack(work, "CT", orientation="LAS")  # as dcm2niix writes them
         (work / "ready").touch()
     name = f"{SERIES} CT series of {SIZE}x{SIZE}x{SLICES}, DICOM"
     return Input(name, work / "images", True, work / "package", work / "nnunet")
 
 
-def our_plan(plans: dict[str, Any], dataset: dict[str, Any], modality: str) -> Plan:
-    """Return the plan that says what nnU-Net's plans say; its axes are (z, y, x), ours (x, y, z)."""
+def our_plan(plans: dict[str, Any], dataset: dict[str, Any], modality: str, orientation: str) -> Plan:
+    """Return the plan that says what nnU-Net's plans say; its axes are (z, y, x), ours (x, y, z).
+
+    nnU-Net takes files as they lie, so that ``orientation`` is that of its files.
+    """
     found = plans["configurations"]["3d_fullres"]
     arguments = found["architecture"]["arch_kwargs"]
     scheme = Normalisation(kind="zscore")
@@ -121,6 +124,8 @@ def our_plan(plans: dict[str, Any], dataset: dict[str, Any], modality: str) -> P
         channels=("image",),
         labels={int(value): name for name, value in dataset["labels"].items()},
         spacing_mm=tuple(found["spacing"][::-1]),
+        anchor="edges",
+        orientation=orientation,
         patch=tuple(found["patch_size"][::-1]),
         normalisation=(scheme,),
         network="dynunet",
@@ -139,10 +144,10 @@ def our_plan(plans: dict[str, Any], dataset: dict[str, Any], modality: str) -> P
     )
 
 
-def _pack(work: Path, modality: str) -> None:
+def _pack(work: Path, modality: str, *, orientation: str) -> None:
     nnunet = work / "nnunet"
     plans, dataset = (json.loads((nnunet / name).read_text("utf-8")) for name in ("plans.json", "dataset.json"))
-    plan = our_plan(plans, dataset, modality)
+    plan = our_plan(plans, dataset, modality, orientation)
     network = fit_network(read_foreign(nnunet / "weights.pth")[0], plan, axes=(2, 1, 0))
     write_package(work / "package", network, plan, plan.labels, Calibration(), "# Benchmark\n", {})
 

@@ -14,8 +14,7 @@ from medml.networks.predictor import Predictor
 from medml.networks.recipe import input_shape
 from medml.records.plan import Plan
 from medml.records.scan import Volume
-from medml.transforms.preprocessing import Prepared, preprocess
-from medml.transforms.resampling import resample_linear
+from medml.transforms.preprocessing import Prepared, preprocess, restore_values
 
 
 class Scored(nn.Module):
@@ -163,12 +162,7 @@ def _unprepared(values: np.ndarray, prepared: Prepared, plan: Plan) -> np.ndarra
     tensor = torch.from_numpy(values)[None]
     if plan.task == "classify" and plan.size is not None:
         tensor = _unfitted(tensor, prepared, keep_scale=plan.spacing_mm is not None)
-    start, stop = prepared.box
-    inner = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
-    back = (1 / prepared.step[0], 1 / prepared.step[1], 1 / prepared.step[2])
-    result = np.zeros(prepared.shape, np.float32)
-    result[start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]] = resample_linear(tensor, back, inner)[0].numpy()
-    return result
+    return restore_values(tensor[0], prepared, dtype=np.float32)
 
 
 def _unfitted(tensor: torch.Tensor, prepared: Prepared, *, keep_scale: bool) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from medml.networks.build import network_arguments, network_target
 from medml.networks.ensemble import views
 from medml.records.plan import Normalisation, Plan
-from medml.transforms.preprocessing import foreground_threshold
+from medml.transforms.preprocessing import SAME_SPACING_MM, foreground_threshold
 
 WINDOW_BATCH = 4
 REQUIRED = ("nibabel", "einops", "scipy", "scikit-image")  # beside MONAI and torch; the last for the largest component
@@ -38,6 +38,7 @@ def inference_config(plan: Plan, temperature: float = 1.0, *, members: int = 1) 
         "network": "$[network.to(@device).eval() for network in @networks]",
         "views": [list(axes) for axes in views(plan.tta_flips)],
         "answer": _answer(plan, members),
+        **({"reading": {"_target_": "Compose", "transforms": _reading(plan)}} if _holds_edges(plan) else {}),
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(plan)},
         "data": "$@preprocessing({'image': @input})",
         "inferer": _inferer(plan),
@@ -125,11 +126,11 @@ def _answer(plan: Plan, members: int) -> str:
     return f"$(lambda networks, views: lambda batch: {mean})(@network, @views)"
 
 
-def _preprocessing(plan: Plan) -> list[Step]:
-    """Return the MONAI counterpart of `medml.transforms.preprocessing.preprocess`, step by step."""
+def _reading(plan: Plan) -> list[Step]:
+    """Return the first steps of `_preprocessing`: reading, turning and cropping."""
     steps: list[Step] = [
         {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
-        {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": plan.orientation},
     ]
     if plan.crop_foreground:
         steps.append(
@@ -141,9 +142,14 @@ def _preprocessing(plan: Plan) -> list[Step]:
                 "allow_smaller": True,
             }
         )
+    return steps
+
+
+def _preprocessing(plan: Plan) -> list[Step]:
+    """Return the MONAI counterpart of `medml.transforms.preprocessing.preprocess`, step by step."""
+    steps = _reading(plan)
     if plan.spacing_mm is not None:
-        pixdim = [*plan.spacing_mm[:2], plan.spacing_mm[2] if plan.dims == 3 else -1.0]
-        steps.append({"_target_": "Spacingd", "keys": "image", "pixdim": pixdim, "mode": "bilinear"})
+        steps.append(_respace(plan))
     steps += _normalise(plan)
     if plan.task == "classify" and plan.size is not None:
         if plan.spacing_mm is not None:
@@ -161,6 +167,25 @@ def _preprocessing(plan: Plan) -> list[Step]:
         if plan.dims == 2:
             steps.append({"_target_": "SqueezeDimd", "keys": "image", "dim": -1})
     return steps
+
+
+def _holds_edges(plan: Plan) -> bool:
+    return plan.spacing_mm is not None and plan.anchor == "edges"
+
+
+def _respace(plan: Plan) -> Step:
+    """Return the step to the plan's spacing; where the edges stay, its shape follows from the image that is read."""
+    pixdim = list(plan.spacing_mm or ())
+    if plan.dims == 2:
+        pixdim[2] = -1.0
+    if not _holds_edges(plan):
+        return {"_target_": "Spacingd", "keys": "image", "pixdim": pixdim, "mode": "bilinear"}
+    shape = (
+        f"$(lambda image: [n if wanted < 0 or abs(own - wanted) <= {SAME_SPACING_MM} else max(1, round(n * own / wanted"
+        f")) for n, own, wanted in zip(image.shape[1:], image.pixdim.tolist(), {pixdim})])"
+        "(@reading({'image': @input})['image'])"
+    )
+    return {"_target_": "Resized", "keys": "image", "spatial_size": shape, "mode": "trilinear", "align_corners": False}
 
 
 def _normalise(plan: Plan) -> list[Step]:

@@ -121,6 +121,12 @@ class Plan(Record):
         2 when every image has one slice.
     spacing_mm : tuple of float or None
         Target spacing in canonical (I, J, K) order; None leaves voxels as they are.
+    anchor : str
+        What stays in place when the spacing changes: the centre of the first voxel ("voxel"), or the outer edges of
+        the image ("edges"), as nnU-Net resamples.
+    orientation : str
+        Where the network's I, J and K point: "RAS", or with other directions ("LAS", "LPS") for weights that learned
+        from files whose axes ran so. Axes never change places.
     size : tuple of int or None
         Classifiers: the fixed input shape (I, J, K), K = 1 in 2D, that every image is resized or padded to.
     patch : tuple of int or None
@@ -167,6 +173,8 @@ class Plan(Record):
     meanings: dict[int, LabelMeaning] = {}
     multi_label: bool = False
     spacing_mm: tuple[float, float, float] | None = None
+    anchor: Literal["voxel", "edges"] = "voxel"
+    orientation: str = Field("RAS", pattern="^[RL][AP][SI]$")
     crop_foreground: bool = False
     size: tuple[int, int, int] | None = None
     patch: tuple[int, int, int] | None = None

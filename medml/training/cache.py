@@ -47,6 +47,8 @@ PREPROCESSING = (
     "modality",
     "channels",
     "spacing_mm",
+    "anchor",
+    "orientation",
     "crop_foreground",
     "size",
     "normalisation",

@@ -16,6 +16,7 @@ from medml.records.plan import Plan
 from medml.training.cache import Store
 from medml.training.calibration import probabilities
 from medml.training.validation import mask_probabilities, network_scores
+from medml.transforms.preprocessing import mirrored_axes
 
 FOLDER = "pictures"
 TIMES = 10
@@ -48,11 +49,16 @@ def _keep(path: Path, picture: bytes) -> None:
     write_atomic(path, write)
 
 
+def _canonical(array: np.ndarray, plan: Plan) -> np.ndarray:
+    """Return a copy of ([C,] I, J, K) whose axes point as in every other picture."""
+    return np.flip(array, tuple(axis - 3 for axis in mirrored_axes(plan))).copy()
+
+
 def _segmented(case: Case, found: np.ndarray, store: Store, plan: Plan) -> bytes:
     return overlay_png(
-        np.array(store.image(case.case_id)),
-        found.astype(np.uint8),
-        np.array(store.mask(case.case_id)),
+        _canonical(store.image(case.case_id), plan),
+        _canonical(found.astype(np.uint8), plan),
+        _canonical(store.mask(case.case_id), plan),
         spacing_mm=plan.spacing_mm or case.spacing_mm,
         labels={label: name for label, name in plan.labels.items() if label != 0},
     )
@@ -66,5 +72,5 @@ def _classified(network: nn.Module, cases: Sequence[Case], store: Store, plan: P
         best = int(row.argmax())
         true = ", ".join(plan.labels[label] for label in case.classes or ()) or "none"
         captions.append(f"{plan.labels[best]} {row[best]:.2f} ({true})")
-    images = [np.array(store.image(case.case_id)) for case in cases]
+    images = [_canonical(store.image(case.case_id), plan) for case in cases]
     return contact_sheet(images, captions, title="Predicted class, its probability, and the true one")

@@ -16,6 +16,8 @@ from medml.training.segmenter_plan import plan_segmenter
 USUAL = {
     "class_weights": "labels weigh alike",
     "pretrained": "random weights; name a model or a file to begin with",
+    "anchor": "the first voxel stays in place; nnU-Net's models want the edges to",
+    "orientation": "axes point right, anterior, superior; other letters are for weights that learned otherwise",
     "optimiser": "AdamW needs little tuning",
     "schedule": "half a cosine: high rates for most of the budget, low ones at its end",
     "accumulate": "a batch fits at once",

@@ -1,9 +1,11 @@
 """The one preprocessing of training and inference, and the way back to the volume's own grid.
 
-Four steps, in this order, each with an exact MONAI counterpart (the package's ``configs/inference.json`` names them):
+Four steps, in this order, each with an exact MONAI counterpart (the package's ``configs/inference.json`` names them),
+with axes that point where the plan says (`Orientation`; RAS, unless the weights learned from files that lay otherwise):
 
 1. crop to the foreground (`CropForeground`), if the plan says so: CT above -500 HU, everything else above 0;
-2. resample to the plan's spacing (`Spacing`, bilinear): the first voxel stays where it is;
+2. resample to the plan's spacing, bilinear: the first voxel stays where it is (`Spacing`), or the outer edges of the
+   image do (`Resize`), as nnU-Net has it;
 3. normalise each channel (`NormalizeIntensity`, `ScaleIntensityRange`);
 4. classifiers: bring to ``plan.size``, by padding and cropping around the centre (`ResizeWithPadOrCrop`) where the
    plan fixes a spacing, so that a millimetre stays a millimetre, and by interpolation (`Resize`) where it does not.
@@ -21,13 +23,14 @@ from medml.errors import Refusal
 from medml.geometry import same_grid, spacing_of
 from medml.records.plan import Normalisation, Plan
 from medml.records.scan import Volume
-from medml.transforms.resampling import resample_affine, resample_linear, resample_nearest
+from medml.transforms.resampling import Triple, resample_affine, resample_linear, resample_nearest
 
 Shape = tuple[int, int, int]
 Box = tuple[Shape, Shape]
 
 CT_FOREGROUND_HU = -500.0
 SAME_SPACING_MM = 1e-3  # MONAI's own tolerance within which an axis keeps its spacing
+CANONICAL = "RAS"
 RESTORE_BYTES = 256 << 20
 
 
@@ -41,13 +44,17 @@ class Prepared:
     affine : ndarray of shape (4, 4)
         Network voxel index to RAS mm.
     box : tuple
-        Start and stop of the crop, in voxels of the volume's own grid.
+        Start and stop of the crop, in voxels of the volume's own grid, mirrored as ``mirrored`` says.
     shape : tuple of int
         The volume's own shape (I, J, K).
     resampled : tuple of int
         Shape after the spacing step, before a classifier's ``size``.
     step : tuple of float
         Network voxel pitch in voxels of the volume; (1, 1, 1) when nothing was resampled.
+    offset : tuple of float
+        Where the network's first voxel lies in the crop, in voxels of the volume.
+    mirrored : tuple of int
+        Axes that run the other way than the volume's own.
     body : ndarray of shape (I, J, K), bool, or None
         What is brighter than air, of the shape of ``voxels``; where the plan skips air.
     """
@@ -57,7 +64,9 @@ class Prepared:
     box: Box
     shape: Shape
     resampled: Shape
-    step: tuple[float, float, float]
+    step: Triple
+    offset: Triple = (0.0, 0.0, 0.0)
+    mirrored: tuple[int, ...] = ()
     body: np.ndarray | None = None
 
     def without_voxels(self) -> Prepared:
@@ -79,12 +88,14 @@ def preprocess(volume: Volume, plan: Plan) -> Prepared:
         ``channels``, ``no_spacing``, ``not_finite``, or ``dimensions`` if the volume cannot meet the plan.
     """
     _check(volume, plan)
+    axes = mirrored_axes(plan)
+    volume = _mirrored(volume, axes)
     box = _crop_box(volume, plan)
-    step, resampled = _network_grid(volume, box, plan)
+    step, offset, resampled = _network_grid(volume, box, plan)
     start, stop = box
     cropped = volume.voxels[:, start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]]
     tensor = torch.from_numpy(np.array(cropped, dtype=np.float32, order="C", copy=True))
-    tensor = resample_linear(tensor, step, resampled)
+    tensor = resample_linear(tensor, step, resampled, offset=offset)
     body = None
     if plan.task == "segment" and plan.skip_air:
         body = (tensor > foreground_threshold(plan.modality)).any(dim=0).numpy()
@@ -92,7 +103,7 @@ def preprocess(volume: Volume, plan: Plan) -> Prepared:
         _normalise(channel, rule)
     if not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
         raise Refusal("not_finite", "the image holds NaN or infinite voxels after normalisation; check its source")
-    affine = volume.affine @ _offset(start) @ np.diag([*step, 1.0])
+    affine = volume.affine @ _offset(start) @ _offset(offset) @ np.diag([*step, 1.0])
     if plan.task == "classify" and plan.size is not None:
         tensor, change = _fit(tensor, plan.size, keep_scale=plan.spacing_mm is not None)
         affine = affine @ change
@@ -103,6 +114,8 @@ def preprocess(volume: Volume, plan: Plan) -> Prepared:
         shape=_shape(volume.voxels),
         resampled=resampled,
         step=step,
+        offset=offset,
+        mirrored=axes,
         body=body,
     )
 
@@ -118,10 +131,12 @@ def preprocess_mask(mask: np.ndarray, volume: Volume, plan: Plan) -> np.ndarray:
             f"the mask has shape {mask.shape}, its image {volume.voxels.shape[1:]}; they must share one grid",
         )
     _check(volume, plan)
+    axes = mirrored_axes(plan)
+    volume, mask = _mirrored(volume, axes), np.flip(mask, axes)
     start, stop = _crop_box(volume, plan)
-    step, resampled = _network_grid(volume, (start, stop), plan)
+    step, offset, resampled = _network_grid(volume, (start, stop), plan)
     cropped = mask[start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]]
-    return resample_nearest(cropped, step, resampled)
+    return resample_nearest(cropped, step, resampled, offset=offset)
 
 
 def restore(scores: np.ndarray | torch.Tensor, prepared: Prepared, plan: Plan) -> np.ndarray:
@@ -143,14 +158,10 @@ def restore(scores: np.ndarray | torch.Tensor, prepared: Prepared, plan: Plan) -
     expected = (len(plan.labels), *prepared.resampled)
     if tuple(tensor.shape) != expected:
         raise ValueError(f"scores have shape {tuple(tensor.shape)}, expected {expected} (labels, I, J, K)")
-    start, stop = prepared.box
-    inner: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
-    labels = _labels_on(tensor, inner, prepared.step)
-    if inner == prepared.shape:
-        return labels
     mask = np.zeros(prepared.shape, dtype=np.uint8)
-    mask[start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]] = labels
-    return mask
+    for where, part in _slabs_back(tensor, prepared):
+        mask[where[1:]] = best_label(part).cpu().numpy()
+    return _turned_back(mask, prepared)
 
 
 def restore_probabilities(scores: np.ndarray | torch.Tensor, prepared: Prepared, plan: Plan) -> np.ndarray:
@@ -170,20 +181,20 @@ def restore_probabilities(scores: np.ndarray | torch.Tensor, prepared: Prepared,
     result[0] = 1
     for where, part in _slabs_back(torch.as_tensor(scores), prepared):
         result[where] = torch.softmax(part.float(), dim=0).to(torch.float16).cpu().numpy()
-    return result
+    return _turned_back(result, prepared)
 
 
-def restore_values(values: torch.Tensor, prepared: Prepared) -> np.ndarray:
+def restore_values(values: torch.Tensor, prepared: Prepared, *, dtype: type[np.floating] = np.float16) -> np.ndarray:
     """Bring one value per voxel (I, J, K) of the network grid to the volume's own grid, linearly; 0 outside the crop.
 
     Returns
     -------
-    ndarray of shape (I, J, K), float16
+    ndarray of shape (I, J, K) and ``dtype``
     """
-    result = np.zeros(prepared.shape, dtype=np.float16)
+    result = np.zeros(prepared.shape, dtype=dtype)
     for where, part in _slabs_back(values[None], prepared):
-        result[where[1:]] = part[0].to(torch.float16).cpu().numpy()
-    return result
+        result[where[1:]] = part[0].cpu().numpy()
+    return _turned_back(result, prepared)
 
 
 def best_label(scores: torch.Tensor) -> torch.Tensor:
@@ -270,20 +281,51 @@ def foreground_box(volume: Volume, threshold: float) -> Box | None:
     return (i0, j0, k0), (i1, j1, k1)
 
 
-def _network_grid(volume: Volume, box: Box, plan: Plan) -> tuple[tuple[float, float, float], Shape]:
-    """Return the voxel pitch in source voxels and the shape after resampling, as MONAI's `Spacing` would choose."""
+def _network_grid(volume: Volume, box: Box, plan: Plan) -> tuple[Triple, Triple, Shape]:
+    """Return the voxel pitch and the first voxel's place, in source voxels of the box, and the shape after resampling.
+
+    As MONAI's `Spacing` chooses them; where the plan holds on to the edges, as nnU-Net does: as many voxels as fit
+    best, stretched a little to fill the box.
+    """
     start, stop = box
     inner: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
     if plan.spacing_mm is None:
-        return (1.0, 1.0, 1.0), inner
+        return (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), inner
     own = np.array(spacing_of(volume.affine))
     target = np.array(plan.spacing_mm)
     if plan.dims == 2:
         target[2] = own[2]  # a 2D network sees slices one by one; their distance is no business of its
     target = np.where(np.abs(own - target) <= SAME_SPACING_MM, own, target)
+    if plan.anchor == "edges":
+        i, j, k = (max(1, int(n)) for n in np.round(np.array(inner) * own / target))
+        a, b, c = inner[0] / i, inner[1] / j, inner[2] / k
+        return (a, b, c), ((a - 1) / 2, (b - 1) / 2, (c - 1) / 2), (i, j, k)
     i, j, k = (int(n) for n in np.round((np.array(inner) - 1) * own / target + 1.0))
     a, b, c = (float(s) for s in target / own)
-    return (a, b, c), (i, j, k)
+    return (a, b, c), (0.0, 0.0, 0.0), (i, j, k)
+
+
+def mirrored_axes(plan: Plan) -> tuple[int, ...]:
+    """Return the axes along which the network's voxels run against the canonical (RAS) direction."""
+    return tuple(axis for axis in range(3) if plan.orientation[axis] != CANONICAL[axis])
+
+
+def _mirrored(volume: Volume, axes: tuple[int, ...]) -> Volume:
+    """Return the same volume with the voxels of some axes in reverse order, without copying them."""
+    if not axes:
+        return volume
+    turn = np.eye(4)
+    for axis in axes:
+        turn[axis, axis], turn[axis, 3] = -1, volume.voxels.shape[axis + 1] - 1
+    voxels = np.flip(volume.voxels, tuple(axis + 1 for axis in axes))
+    return replace(volume, voxels=voxels, affine=volume.affine @ turn)
+
+
+def _turned_back(result: np.ndarray, prepared: Prepared) -> np.ndarray:
+    """Return ([L,] I, J, K) with its voxels in the volume's own order."""
+    if not prepared.mirrored:
+        return result
+    return np.ascontiguousarray(np.flip(result, tuple(axis - 3 for axis in prepared.mirrored)))
 
 
 def _normalise(channel: torch.Tensor, rule: Normalisation) -> None:
@@ -301,7 +343,7 @@ def _normalise(channel: torch.Tensor, rule: Normalisation) -> None:
     channel.div_(std if std > 1e-6 * max(1.0, abs(float(mean))) else 1.0)
 
 
-def _offset(start: Shape) -> np.ndarray:
+def _offset(start: Shape | Triple) -> np.ndarray:
     matrix = np.eye(4)
     matrix[:3, 3] = start
     return matrix
@@ -328,32 +370,22 @@ def _fit(tensor: torch.Tensor, size: Shape, *, keep_scale: bool) -> tuple[torch.
     return torch.as_tensor(np.asarray(fitted)), change
 
 
-def _labels_on(scores: torch.Tensor, shape: Shape, step: tuple[float, float, float]) -> np.ndarray:
-    """Resample scores (L, …) to ``shape`` and take the argmax, a slab along K at a time."""
-    back = (1 / step[0], 1 / step[1], 1 / step[2])
-    if step == (1.0, 1.0, 1.0) and tuple(scores.shape[1:]) == shape:
-        return best_label(scores).cpu().numpy()
-    labels = np.empty(shape, dtype=np.uint8)
-    slab = max(1, RESTORE_BYTES // (4 * scores.shape[0] * shape[0] * shape[1]))
-    for first in range(0, shape[2], slab):
-        depth = min(slab, shape[2] - first)
-        part = resample_linear(scores, back, (shape[0], shape[1], depth), first=(0, 0, first))
-        labels[:, :, first : first + depth] = best_label(part).cpu().numpy()
-    return labels
-
-
 def _slabs_back(
     tensor: torch.Tensor, prepared: Prepared
 ) -> Iterator[tuple[tuple[slice, slice, slice, slice], torch.Tensor]]:
     """Yield (N, I, J, K) resampled to the volume's own grid, a slab along K at a time, with the place it goes to."""
     start, stop = prepared.box
     inner: Shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
-    back = (1 / prepared.step[0], 1 / prepared.step[1], 1 / prepared.step[2])
-    slab = max(1, RESTORE_BYTES // (4 * tensor.shape[0] * inner[0] * inner[1]))
+    a, b, c = prepared.step
+    back, offset = (1 / a, 1 / b, 1 / c), tuple(-o / s for o, s in zip(prepared.offset, prepared.step, strict=True))
+    same = prepared.step == (1.0, 1.0, 1.0)
+    slab = inner[2] if same else max(1, RESTORE_BYTES // (4 * tensor.shape[0] * inner[0] * inner[1]))
     for first in range(0, inner[2], slab):
         depth = min(slab, inner[2] - first)
         into = slice(start[2] + first, start[2] + first + depth)
-        part = resample_linear(tensor, back, (inner[0], inner[1], depth), first=(0, 0, first))
+        part = resample_linear(
+            tensor, back, (inner[0], inner[1], depth), offset=(offset[0], offset[1], offset[2]), first=(0, 0, first)
+        )
         yield (slice(None), slice(start[0], stop[0]), slice(start[1], stop[1]), into), part
 
 

@@ -114,12 +114,21 @@ def run_bundle(alone: Path) -> Run:
             ),
         },
         {"dims": 2, "patch": (16, 16, 1)},
-        {"members": 3, "tta_flips": (0, 2), "stored": "LAS"},
+        {"members": 3, "tta_flips": (0, 2), "stored": "LAS", "orientation": "LPS", "anchor": "edges"},
+        pytest.param({"members": 3, "tta_flips": (0, 2), "stored": "LAS"}, marks=pytest.mark.slow),
         pytest.param({"modality": "CT", "crop_foreground": True, "normalisation": (CT,)}, marks=pytest.mark.slow),
         pytest.param({"spacing_mm": None, "stored": "LAS"}, marks=pytest.mark.slow),
         pytest.param({"spacing_mm": (0.9, 1.7, 3.1), "stored": "LAS"}, marks=pytest.mark.slow),
     ],
-    ids=["channels-cropped", "slices", "ensemble-LAS", "CT", "own-voxels-LAS", "coarser-and-finer-LAS"],
+    ids=[
+        "channels-cropped",
+        "slices",
+        "ensemble-LAS-edges",
+        "ensemble-LAS",
+        "CT",
+        "own-voxels-LAS",
+        "coarser-and-finer-LAS",
+    ],
 )
 def test_a_segmenters_mask_is_the_same(
     trained: Trained, pack: Any, blob: Volume, run_bundle: Run, tmp_path: Path, changes: dict[str, Any]

@@ -14,7 +14,7 @@ import torch
 from medml.errors import MedmlError
 from medml.io.scans import read_image, read_mask
 from medml.records.plan import Normalisation
-from medml.training import cache
+from medml.training import cache, pictures
 from medml.training.batches import Batches, class_targets, cut
 from medml.training.cache import open_store, preprocessing_digest
 from medml.transforms.preprocessing import preprocess
@@ -247,3 +247,16 @@ def test_the_batch_knows_the_places_of_its_cases(blocks: Any) -> None:
     plan = blocks.plan.model_copy(update={"batch": 5})
     batches = Batches(blocks.dataset.cases, opened(blocks), plan, rank=1, world=2)
     assert batches.draw(3).places == (1, 3)
+
+
+def test_a_plan_of_another_orientation_learns_mirrored_and_its_pictures_are_not(blocks: Any) -> None:
+    turned = blocks.plan.model_copy(update={"orientation": "LPS"})
+    case = blocks.dataset.cases[4]
+    straight, mirrored = opened(blocks), opened(blocks, orientation="LPS")
+    assert np.array_equal(mirrored.image(case.case_id)[:, ::-1, ::-1], straight.image(case.case_id))
+    assert not np.array_equal(mirrored.mask(case.case_id), straight.mask(case.case_id))
+    shown = [
+        pictures._segmented(case, store.mask(case.case_id), store, plan)
+        for store, plan in ((straight, blocks.plan), (mirrored, turned))
+    ]
+    assert shown[0] == shown[1]

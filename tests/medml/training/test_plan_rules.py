@@ -203,6 +203,7 @@ def test_every_choice_says_why(found: Fingerprint) -> None:
 CHANGED: dict[str, Any] = {
     "dims": 3,
     "spacing_mm": [2.0, 2.0, 2.0],
+    "orientation": "LPS",
     "patch": [24, 24, 24],
     "size": [8, 8, 8],
     "normalisation": [{"kind": "range", "low": 0, "high": 10}],

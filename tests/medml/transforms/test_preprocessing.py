@@ -18,6 +18,7 @@ from monai.transforms import (
     ScaleIntensityRange,
     Spacing,
 )
+from skimage.transform import resize
 
 from medml.errors import Refusal
 from medml.records.plan import Normalisation, Plan
@@ -29,6 +30,7 @@ from medml.transforms.preprocessing import (
     preprocess_mask,
     restore,
     restore_probabilities,
+    restore_values,
     stack_channels,
 )
 
@@ -133,14 +135,15 @@ def test_a_flat_image_becomes_zero_and_an_empty_one_is_not_cropped(make_plan: Pl
     assert not prepared.voxels.any()
 
 
-def test_left_stays_left(make_plan: PlanMaker) -> None:
+@pytest.mark.parametrize("changes", [{}, {"anchor": "edges", "orientation": "LPI"}])
+def test_left_stays_left(make_plan: PlanMaker, changes: dict[str, str]) -> None:
     """A bright spot lies at the same place in the patient before and after."""
     voxels = np.ones((1, 20, 18, 16), dtype=np.float32)
     voxels[0, 4, 12, 8] = 100
     volume = Volume(voxels, OBLIQUE)
-    prepared = preprocess(volume, make_plan(spacing_mm=(0.6, 0.7, 1.25), crop_foreground=True))
+    prepared = preprocess(volume, make_plan(spacing_mm=(0.6, 0.7, 1.25), crop_foreground=True, **changes))
     brightest = np.unravel_index(prepared.voxels[0].argmax(), prepared.voxels.shape[1:])
-    np.testing.assert_allclose(prepared.affine @ [*brightest, 1], OBLIQUE @ [4, 12, 8, 1], atol=0.4)
+    np.testing.assert_allclose(prepared.affine @ [*brightest, 1], OBLIQUE @ [4, 12, 8, 1], atol=0.63)  # half a voxel
 
 
 def test_a_resampled_mask_keeps_its_volume(make_plan: PlanMaker) -> None:
@@ -154,13 +157,62 @@ def test_a_resampled_mask_keeps_its_volume(make_plan: PlanMaker) -> None:
     assert after == pytest.approx(before, rel=0.03)
 
 
+def test_edges_or_the_first_voxel_stay_in_place(make_plan: PlanMaker) -> None:
+    """Five voxels of 1 mm as two of 2.5 mm, or as three that begin where the first does and lie 2 mm apart."""
+    volume = Volume(np.arange(0, 50, 10, dtype=np.float32).reshape(1, 5, 1, 1).repeat(2, axis=3), np.eye(4))
+    whole = {"normalisation": (Normalisation(kind="range", low=0, high=1000),)}
+    edges = preprocess(volume, make_plan(spacing_mm=(2.4, 1, 1), anchor="edges", **whole))
+    np.testing.assert_allclose(edges.voxels[0, :, 0, 0] * 1000, [7.5, 32.5], rtol=1e-5)  # at 0.75 and 3.25 mm
+    np.testing.assert_allclose(edges.affine @ [1, 0, 0, 1], [3.25, 0, 0, 1])
+    first = preprocess(volume, make_plan(spacing_mm=(2, 1, 1), **whole))
+    np.testing.assert_allclose(first.voxels[0, :, 0, 0] * 1000, [0, 20, 40], rtol=1e-5)
+
+
+def test_anchored_edges_are_those_of_nnunet(make_plan: PlanMaker) -> None:
+    """nnU-Net calls scikit-image's `resize`; of order 1 here, which MONAI and torch have on every device."""
+    voxels = np.random.default_rng(0).normal(100, 20, (23, 17, 9)).astype(np.float32)
+    volume = Volume(voxels[np.newaxis], np.diag([0.8, 1.1, 3.0, 1.0]))
+    rule = Normalisation(kind="range", low=0, high=200)
+    plan = make_plan(spacing_mm=(1.5, 0.7, 2.0), anchor="edges", normalisation=(rule,))
+    prepared = preprocess(volume, plan)
+    shape = (12, 27, 14)  # 18.4 / 1.5, 18.7 / 0.7, 27 / 2 = 13.5: halves to even
+    theirs = resize(voxels, shape, order=1, mode="edge", anti_aliasing=False)
+    np.testing.assert_allclose(prepared.voxels[0], (theirs / 200).clip(0, 1), atol=1e-5)
+    scores = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
+    back = np.stack([resize(label, voxels.shape, order=1, mode="edge", anti_aliasing=False) for label in scores])
+    same = restore(scores, prepared, plan) == back.argmax(axis=0)
+    assert same.mean() > 0.999
+
+
+def test_an_orientation_mirrors_what_the_network_sees_and_nothing_else(make_plan: PlanMaker, blob: Volume) -> None:
+    turned, straight = make_plan(orientation="LAI"), make_plan()
+    seen = preprocess(blob, turned)
+    np.testing.assert_array_equal(seen.voxels[:, ::-1, :, ::-1], preprocess(blob, straight).voxels)
+    labels = (blob.voxels[0] > 200).astype(np.uint8)
+    labels[:6] = 0
+    mask = preprocess_mask(labels, blob, turned)
+    np.testing.assert_array_equal(mask[::-1, :, ::-1], labels)
+    scores = np.eye(2, dtype=np.float32)[mask].transpose(3, 0, 1, 2)
+    np.testing.assert_array_equal(restore(scores, seen, turned), labels)
+    np.testing.assert_array_equal(restore_probabilities(scores, seen, turned)[1] > 0.5, labels)
+    np.testing.assert_array_equal(restore_values(torch.from_numpy(scores[1].copy()), seen), labels)
+
+
+GRIDS = [{}, {"anchor": "edges"}, {"anchor": "edges", "orientation": "LPS"}]
+
+
+@pytest.mark.parametrize("changes", GRIDS, ids=["voxel", "edges", "edges-LPS"])
 @pytest.mark.parametrize("crop", [True, False])
 @pytest.mark.parametrize("spacing", [None, (0.6, 0.7, 1.25)])
 def test_preprocess_then_restore_returns_the_label(
-    make_plan: PlanMaker, blob: Volume, crop: bool, spacing: tuple[float, float, float] | None
+    make_plan: PlanMaker,
+    blob: Volume,
+    crop: bool,
+    spacing: tuple[float, float, float] | None,
+    changes: dict[str, str],
 ) -> None:
     label = (blob.voxels[0] > 200).astype(np.uint8)
-    plan = make_plan(crop_foreground=crop, spacing_mm=spacing)
+    plan = make_plan(crop_foreground=crop, spacing_mm=spacing, **changes)
     prepared = preprocess(blob, plan)
     seen = preprocess_mask(label, blob, plan)
     assert seen.shape == prepared.voxels.shape[1:]
@@ -171,10 +223,11 @@ def test_preprocess_then_restore_returns_the_label(
     assert dice == 1.0 if spacing is None else dice > 0.93
 
 
+@pytest.mark.parametrize("changes", GRIDS, ids=["voxel", "edges", "edges-LPS"])
 def test_restore_slab_by_slab_is_restore_at_once(
-    make_plan: PlanMaker, blob: Volume, monkeypatch: pytest.MonkeyPatch
+    make_plan: PlanMaker, blob: Volume, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str]
 ) -> None:
-    plan = make_plan(spacing_mm=(2.0, 2.0, 2.0))
+    plan = make_plan(spacing_mm=(2.0, 2.0, 2.0), **changes)
     prepared = preprocess(blob, plan)
     scores = np.random.default_rng(0).normal(size=(2, *prepared.resampled)).astype(np.float32)
     at_once = restore(scores, prepared, plan)

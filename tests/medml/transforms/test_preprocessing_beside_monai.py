@@ -15,6 +15,7 @@ from monai.transforms import (
     LoadImaged,
     NormalizeIntensityd,
     Orientationd,
+    Resize,
     ScaleIntensityRanged,
     Spacingd,
 )
@@ -69,3 +70,31 @@ def test_orientation_crop_spacing_and_clipping_of_a_thick_ct(
     moved = preprocess_mask(labels.voxels[0], volume, plan)
     # Half-way between two voxels either one is nearest.
     assert (moved == monai["mask"].numpy()[0]).mean() > 0.99
+
+
+def test_anchored_edges_of_a_mirrored_thick_ct(tmp_path: Path, make_plan: Callable[..., Plan]) -> None:
+    paths = files(tmp_path)
+    rule = Normalisation(kind="range", low=-150, high=250)
+    plan = make_plan(
+        modality="CT",
+        crop_foreground=True,
+        spacing_mm=(1.6, 7.0, 0.7),
+        normalisation=(rule,),
+        anchor="edges",
+        orientation="LPS",
+    )
+    volume, _ = read_nifti(paths["image"])
+    prepared = preprocess(volume, plan)
+    before = Compose(
+        [
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", "LPS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+            CropForegroundd("image", "image", select_fn=lambda x: x > -500, allow_smaller=True),
+        ]
+    )(paths)["image"]
+    assert before.shape == (1, 20, 9, 25)  # of 0.75, 5 and 0.75 mm
+    theirs = Resize((9, 6, 27), mode="trilinear", align_corners=False)(before)
+    scaled = ScaleIntensityRanged("image", -150, 250, 0, 1, clip=True)({"image": theirs})["image"]
+    np.testing.assert_allclose(prepared.voxels, scaled.numpy(), atol=1e-4)
+    np.testing.assert_allclose(prepared.affine, scaled.affine.numpy(), atol=1e-4)
