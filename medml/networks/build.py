@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from medml.errors import ConfigError
 from medml.networks.classifiers import CLASSIFIERS
@@ -16,10 +17,16 @@ from medml.networks.segmenters import SEGMENTERS
 from medml.records.plan import Plan
 
 NETWORKS = {"segment": SEGMENTERS, "classify": CLASSIFIERS}
+DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
-def build_network(plan: Plan) -> nn.Module:
+def build_network(plan: Plan, *, proved: bool = False) -> nn.Module:
     """Build the plan's network with fresh weights, after proving on shapes alone that it fits the plan's input.
+
+    Parameters
+    ----------
+    proved : bool
+        Whether the plan has built this network before: proving it again takes 2 s, as torch imports its compiler.
 
     Raises
     ------
@@ -28,17 +35,15 @@ def build_network(plan: Plan) -> nn.Module:
     """
     arguments = network_arguments(plan)
     NETWORKS[plan.task][plan.network].check(plan)
-    with torch.device("meta"):
-        draft = _construct(plan, arguments)
-    _check_fit(draft, plan)
+    if not proved:
+        _check_fit(_outline(plan, arguments), plan)
     return _construct(plan, arguments)
 
 
 def network_shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
     """Return the shape of every entry of the network's state dict, without memory for its weights."""
-    with torch.device("meta"):
-        draft = _construct(plan, network_arguments(plan))
-    return {name: tuple(value.shape) for name, value in draft.state_dict().items()}
+    outline = _outline(plan, network_arguments(plan))
+    return {name: tuple(value.shape) for name, value in outline.state_dict().items()}
 
 
 def network_arguments(plan: Plan) -> dict[str, Any]:
@@ -78,6 +83,19 @@ def run_network(network: Callable[[torch.Tensor], Any], batch: torch.Tensor, pla
     if plan.dims == 2 and plan.task == "segment":
         return logits.unsqueeze(-1)
     return logits
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no first weights: where they have no memory, torch would import its compiler to do it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
+
+
+def _outline(plan: Plan, arguments: dict[str, Any]) -> nn.Module:
+    """Return the network on shapes alone."""
+    with torch.device("meta"), _Unfilled():
+        return _construct(plan, arguments)
 
 
 def _construct(plan: Plan, arguments: dict[str, Any]) -> nn.Module:

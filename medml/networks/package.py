@@ -239,7 +239,7 @@ def _norms_of(seal: Seal) -> tuple[str, ...]:
 def _load_member(folder: Path, path: str, plan: Plan) -> nn.Module:
     state = _read_weights(folder / path)
     _check_shapes(state, plan, path)
-    network = build_network(plan)
+    network = build_network(plan, proved=True)
     network.load_state_dict(state)
     return network.eval()
 

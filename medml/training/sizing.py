@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,22 +128,25 @@ def _affordable(
         return candidates[0], steps, f"{candidates[0].note}; not timed, as there is no GPU here"
     budget = 60 * draft["minutes"]
     plans = [draft.with_values(network=c.network, network_options=c.options) for c in candidates]
-    if kind_of(device) == "cpu":
-        # One timing of the smallest; the others by their work: a large network alone can take a minute to time.
-        smallest = seconds_per_step(plans[-1], device)
-        rate = work_of(plans[-1]) / smallest
-        guesses = [work_of(plan) / rate for plan in plans]
-        # Narrow networks reach fewer operations a second, so what is quick to time is timed.
-        costs = [
-            min(cost, seconds_per_step(plan, device)) if cost < QUICK else cost
-            for plan, cost in zip(plans, guesses, strict=True)
-        ]
-    else:
-        costs = [seconds_per_step(plan, device) for plan in plans]
-    for candidate, cost in zip(candidates, costs, strict=True):
+    for candidate, cost in zip(candidates, _costs(plans, device), strict=True):
         possible = int(budget / cost)
         if possible >= steps * ENOUGH or candidate is candidates[-1]:
             reason = f"{candidate.note}: about {cost:.2g} s per step on {device}, {possible} steps in the budget"
             larger = "; larger ones would take too few" if candidate is not candidates[0] else ""
             return candidate, possible, reason + larger
     raise ValueError("no candidates")
+
+
+def _costs(plans: Sequence[Plan], device: str) -> Iterator[float]:
+    """Yield the seconds of a step of each plan, largest first; what nobody asks for is not timed."""
+    if kind_of(device) != "cpu":
+        yield from (seconds_per_step(plan, device) for plan in plans)
+        return
+    # One timing of the smallest; the others by their work: a large network alone can take a minute to time.
+    smallest = seconds_per_step(plans[-1], device)
+    rate = work_of(plans[-1]) / smallest
+    for plan in plans[:-1]:
+        cost = work_of(plan) / rate
+        # Narrow networks reach fewer operations a second, so what is quick to time is timed.
+        yield min(cost, seconds_per_step(plan, device)) if cost < QUICK else cost
+    yield smallest

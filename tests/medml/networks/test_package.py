@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +54,13 @@ def test_what_is_written_is_what_is_loaded(make_plan: PlanMaker, pack: Pack) -> 
         network.state_dict().items(), package.network.state_dict().values(), strict=True
     ):
         assert torch.equal(written, loaded), name
+
+
+def test_loading_does_not_wait_for_the_compiler(folder: Path) -> None:
+    code = "import sys; from medml.networks.package import load_package; from pathlib import Path\n"
+    code += "load_package(Path(sys.argv[1])); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_the_folder_is_a_monai_bundle(folder: Path) -> None:
