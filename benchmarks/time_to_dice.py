@@ -45,7 +45,7 @@ from medml.training.plan import make_plan
 
 RESULT = RESULTS / "time_to_dice.json"
 EXPERIMENT = ROOT / "configs" / "training" / "hippocampus.yaml"
-SECONDS_BETWEEN_SNAPSHOTS = 60.0
+SNAPSHOTS = 20  # of a run, and at most one a minute: each is scored
 THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -116,10 +116,10 @@ def train_ours(data: Hippocampus, minutes: float, seed: int) -> None:
         child = subprocess.Popen(command, cwd=ROOT, env=os.environ | THREADS, stdout=log, stderr=log)
         while child.poll() is None:
             time.sleep(2.0)
-            _snapshot(run)
+            _snapshot(run, apart=60 * max(1.0, minutes / SNAPSHOTS))
     if child.returncode:
         raise SystemExit(f"training ended with {child.returncode}; see {run / 'child.log'}")
-    _snapshot(run, name="final")
+    _snapshot(run, apart=0.0, name="final")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = {
         "seconds": time.perf_counter() - start,
@@ -129,8 +129,8 @@ def train_ours(data: Hippocampus, minutes: float, seed: int) -> None:
     (run / "about.json").write_text(json.dumps({"prepare": planned, **took, **about(minutes, load)}), encoding="utf-8")
 
 
-def _snapshot(run: Path, *, name: str = "") -> None:
-    """Keep the weights that training would hand over now, about once a minute of its clock; ``name`` the last ones."""
+def _snapshot(run: Path, *, apart: float, name: str = "") -> None:
+    """Keep the weights that training would hand over now, some seconds of its clock apart; ``name`` the last ones."""
     taken = sorted((run / "snapshots").glob("[0-9]*.pt"))
     if not (run / "last.pt").exists():
         return
@@ -141,7 +141,7 @@ def _snapshot(run: Path, *, name: str = "") -> None:
     except (OSError, RuntimeError):
         return  # it is being replaced: the next look finds it whole
     seconds = float(state["numbers"]["seconds"])
-    if not name and seconds < (float(taken[-1].stem) if taken else 0.0) + SECONDS_BETWEEN_SNAPSHOTS:
+    if not name and seconds < (float(taken[-1].stem) if taken else 0.0) + apart:
         return
     weights = state["best"] or state["average"]
     kept = {"weights": weights, "seconds": seconds, "steps": int(state["numbers"]["step"])}
