@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
+from torch.nn import functional
 
 from medml.records.plan import Augmentation
 from medml.transforms.augmentation import augment, mix
@@ -102,6 +103,14 @@ def test_quarter_turn_in_space_maps_a_bar_along_i_to_a_bar_along_j() -> None:
     turned = sample(bar, sampling_grid(maps(1, (9, 9, 9), QUARTER, ANGLE_ABOUT_K), (9, 9, 9)), mode="nearest")
     assert torch.equal(turned[0, 0, 4, :, 4], torch.ones(9))
     assert float(turned.sum()) == 9
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 1), (4, 6, 3)])
+def test_the_grid_is_that_of_torch(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(0))
+    theta = torch.cat([matrices[:, :, :3].flip(1, 2), matrices[:, :, 3:].flip(1)], dim=2)
+    expected = functional.affine_grid(theta, [3, 1, *shape], align_corners=False)
+    torch.testing.assert_close(sampling_grid(matrices, shape), expected)
 
 
 def test_a_quarter_turn_moves_a_voxel_and_its_label_where_they_belong() -> None:
