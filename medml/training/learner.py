@@ -99,13 +99,15 @@ class Learner:
         torch.manual_seed((self.plan.seed * 1_000_003 + step) * self.processes.world + self.processes.rank)
         loss = self._gradients(lesson)
         self.scaler.unscale_(self.optimiser)
-        length = nn.utils.clip_grad_norm_(self.trained.parameters(), self.plan.gradient_clip)
+        length = nn.utils.get_total_norm(value.grad for value in self.trained.parameters() if value.grad is not None)
         learned = Learned(*torch.stack([loss, length.to(loss)]).tolist())  # the one wait for the device in a step
         if not math.isfinite(learned.loss):
             raise MedmlError(
                 f"the loss became {learned.loss} at step {step} (cases {_names(lesson)}); expected a finite number: "
                 "look at these cases or lower plan.learning_rate. The last checkpoint is kept"
             )
+        if self.plan.gradient_clip < learned.gradient < math.inf:  # most are short: not passed over once more
+            nn.utils.clip_grads_with_norm_(self.trained.parameters(), self.plan.gradient_clip, length)
         self._update(learned, lesson, step)
         return learned
 
