@@ -14,7 +14,8 @@ from medml.networks.predictor import Predictor
 from medml.networks.recipe import input_shape
 from medml.records.plan import Plan
 from medml.records.scan import Volume
-from medml.transforms.preprocessing import Prepared, preprocess, restore_values
+from medml.transforms.preprocessing import Prepared, preprocess
+from medml.transforms.restoring import restore_values
 
 
 class Scored(nn.Module):

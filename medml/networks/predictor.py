@@ -20,6 +20,7 @@ from medml.geometry import spacing_of
 from medml.networks.build import run_network
 from medml.networks.ensemble import Ensemble, entropy_of
 from medml.networks.familiarity import FeatureTap, compare, measure
+from medml.networks.heap import keep_freed_memory
 from medml.networks.package import Package, load_package
 from medml.networks.precision import Precision, autocast, choose_device, choose_precision
 from medml.networks.recipe import input_shape
@@ -28,7 +29,8 @@ from medml.networks.windows import slide
 from medml.records.batch import Prediction
 from medml.records.scan import Volume
 from medml.transforms.postprocessing import keep_largest
-from medml.transforms.preprocessing import Prepared, preprocess, restore, restore_probabilities, restore_values
+from medml.transforms.preprocessing import Prepared, preprocess
+from medml.transforms.restoring import restore, restore_probabilities, restore_values
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,8 @@ class Predictor:
         self.package = package if isinstance(package, Package) else load_package(package)
         self.plan = self.package.plan
         self.device = choose_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision: Precision = "fp32"
         if self.plan.task == "segment" or precision != "auto":
             self.precision = choose_precision(self.device, precision)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from medml.transforms.preprocessing import best_label
+from medml.transforms.restoring import best_label
 
 SLAB_VOXELS = 1 << 22
 

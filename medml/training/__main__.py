@@ -11,6 +11,7 @@ import torch
 
 from medml.errors import ConfigError, MedmlError
 from medml.io.files import read_record, write_record
+from medml.networks.heap import keep_freed_memory
 from medml.networks.precision import choose_device
 from medml.records.dataset import Dataset, assert_no_leakage
 from medml.records.plan import Plan, TrainingJob
@@ -54,6 +55,8 @@ def train(job: TrainingJob, stop: StopSignal) -> None:
     device = choose_device(place)
     if device.type == "cuda" and not plan.deterministic:
         torch.set_float32_matmul_precision("high")
+    if device.type == "cpu":
+        keep_freed_memory()
     run = Path(job.run)
     run.mkdir(parents=True, exist_ok=True)
     try:

@@ -23,7 +23,8 @@ COPIES_OF_WEIGHTS = 6
 COPIES_OF_SCORES = 6
 COPIES_OF_IMAGES = 4
 LEAST_BATCH = 2
-CONTEXT_BYTES = {"cpu": 0, "cuda": 1 << 30}  # of CUDA itself and cuDNN's workspaces
+CUDA_BYTES = 1 << 30  # of CUDA itself and cuDNN's workspaces
+GAPS = 0.2  # on a CPU, of what comes and goes: lost between the blocks that `medml.networks.heap` keeps
 USABLE = 0.9
 GB = 1e9
 
@@ -60,12 +61,15 @@ def step_memory(plan: Plan, device: str) -> Memory:
     for side in shape or ():
         voxels *= side
     pieces = -(-plan.batch // plan.accumulate)
+    activations = pieces * saved * (0.5 if half else 1.0)
+    scores = pieces * scores * COPIES_OF_SCORES
+    images = pieces * voxels * len(plan.channels) * 4.0 * COPIES_OF_IMAGES
     return Memory(
         weights=weights * COPIES_OF_WEIGHTS + (weights / 2 if half else 0),
-        activations=pieces * saved * (0.5 if half else 1.0),
-        scores=pieces * scores * COPIES_OF_SCORES,
-        images=pieces * voxels * len(plan.channels) * 4.0 * COPIES_OF_IMAGES,
-        context=CONTEXT_BYTES[kind],
+        activations=activations,
+        scores=scores,
+        images=images,
+        context=CUDA_BYTES if kind == "cuda" else GAPS * (activations + scores + images),
     )
 
 

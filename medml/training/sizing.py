@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from medml.networks.build import NETWORKS, build_network, run_network
+from medml.networks.heap import freed_memory_kept
 from medml.networks.precision import autocast, choose_device, choose_precision
 from medml.records.plan import Plan
 from medml.training.draft import Draft
@@ -98,14 +100,15 @@ def seconds_per_step(plan: Plan, device: str) -> float:
     count = min(max(2, PROBE_VOXELS // math.prod(shape or ())), plan.batch)
     images = torch.randn(count, len(plan.channels), *(shape or ()), device=where)
     seconds = math.inf
-    for _ in range(3):  # the first pays for memory and for choosing kernels; the quickest says what the device can
-        start = clock()
-        with autocast(where, choose_precision(where, plan.precision)):
-            scores = run_network(network, images, plan)
-        scores.float().square().mean().backward()
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
-        seconds = min(seconds, clock() - start)
+    with freed_memory_kept() if where.type == "cpu" else nullcontext():  # as a training has it
+        for _ in range(3):  # the first pays for memory and for choosing kernels; the quickest says what the device can
+            start = clock()
+            with autocast(where, choose_precision(where, plan.precision)):
+                scores = run_network(network, images, plan)
+            scores.float().square().mean().backward()
+            if where.type == "cuda":
+                torch.cuda.synchronize(where)
+            seconds = min(seconds, clock() - start)
     threads = torch.get_num_threads() if where.type == "cpu" else 1
     return seconds / threads * plan.batch / count
 

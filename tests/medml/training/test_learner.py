@@ -128,6 +128,7 @@ def test_without_a_compiler_training_goes_on_as_it_was(
 
     monkeypatch.setattr(config.cpp, "cxx", ("/no/such/compiler",))
     monkeypatch.setattr(config, "fx_graph_cache", False)
+    torch._dynamo.reset()  # or what another test compiled would be used
     learner = make_learner(make_plan(**SMALL, compile="always"))
     with caplog.at_level("INFO"):
         Compilation(learner).consider(lesson, step=10, seconds_left=0.0)
