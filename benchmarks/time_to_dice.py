@@ -46,6 +46,7 @@ from medml.training.plan import make_plan
 RESULT = RESULTS / "time_to_dice.json"
 EXPERIMENT = ROOT / "configs" / "training" / "hippocampus.yaml"
 SNAPSHOTS = 20  # of a run, and at most one a minute: each is scored
+PEER_SNAPSHOTS = 10  # of nnU-Net's, which takes two minutes to segment the 40 cases once
 THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -239,9 +240,11 @@ def _scored(data: Hippocampus) -> tuple[Case, ...]:
 
 
 def _moments(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the snapshots of a run, first to last, with their seconds and steps."""
+    """Return the snapshots of a run that are scored, first to last, with their seconds and steps."""
     if (folder / "training.json").exists():
-        return sorted(json.loads((folder / "training.json").read_text(encoding="utf-8"))["snapshots"].items())
+        kept = sorted(json.loads((folder / "training.json").read_text(encoding="utf-8"))["snapshots"].items())
+        every = -(-len(kept) // PEER_SNAPSHOTS)
+        return [*kept[every - 1 : -1 : every], kept[-1]]
     moments = []
     for path in sorted((folder / "snapshots").glob("*.pt")):
         state = torch.load(path, weights_only=True)

@@ -21,18 +21,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.hippocampus import FOLD, RESULTS, Hippocampus, prepare, scored_files
+from benchmarks.hippocampus import FOLD, RESULTS, ROOT, Hippocampus, prepare
 from benchmarks.peers import nnunet_python
 from benchmarks.time_to_dice import EXPERIMENT, THREADS, about
 from medml.config import load_config
 from medml.datasets.fingerprint import fingerprint
 from medml.networks.build import run_network
+from medml.networks.heap import keep_freed_memory
 from medml.networks.precision import choose_precision, cpu_has_bf16
 from medml.records.experiment import Experiment
 from medml.records.plan import Plan
@@ -82,6 +83,7 @@ def main(pairs: int = 7, parts: Sequence[str] = PARTS) -> int:
     """Run the comparisons that are asked for, keep the others' figures; 0 if every target is met."""
     logging.basicConfig(level=logging.INFO)  # says whether the compiled network was kept
     torch.set_num_threads(2)
+    keep_freed_memory()  # as the training child does
     data, load = prepare(), os.getloadavg()[0]
     record: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     for part in parts:
@@ -91,7 +93,7 @@ def main(pairs: int = 7, parts: Sequence[str] = PARTS) -> int:
             target = 0.60 if cpu_has_bf16() else 1.05
             record[part] = found | {"target": target, "peer": "nnU-Net 2.8.1, its trainer"}
         elif part == "monai":
-            found = compare(our_step(data, TUTORIAL), tutorial_step(data), pairs=pairs)
+            found = compare(our_step(data, TUTORIAL), tutorial_step(), pairs=pairs)
             record[part] = found | {"target": 0.65, "peer": "MONAI's spleen tutorial, its loop"}
         else:
             record["bf16_loss_difference"] = largest_difference(data)
@@ -126,82 +128,15 @@ def our_step(data: Hippocampus, overrides: dict[str, Any]) -> Step:
 
 def nnunet_step(data: Hippocampus) -> Step:
     """Return one iteration of nnU-Net's trainer, in its own process; `benchmarks.time_to_dice` makes its plan."""
-    child = subprocess.Popen(
-        [str(nnunet_python()), str(Path(__file__).with_name("nnunet_child.py")), "steps", "--batch", "9"],
-        # Workers would go on loading while the other side is timed: it loads in its own process, as ours does.
-        env=os.environ | data.nnunet | THREADS | {"nnUNet_n_proc_DA": "0"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if child.stdin is None or child.stdout is None:
-        raise SystemExit("nnU-Net's process has no pipes")
-    asked, answers = child.stdin, child.stdout
-    _answer(answers)  # it is ready
-
-    def step() -> tuple[float, float]:
-        asked.write("\n")
-        asked.flush()
-        found = _answer(answers)
-        return found["seconds"], found["cpu_seconds"]
-
-    return step
+    # Workers would go on loading while the other side is timed: it loads in its own process, as ours does.
+    environment = os.environ | data.nnunet | THREADS | {"nnUNet_n_proc_DA": "0"}
+    child = [str(nnunet_python()), str(Path(__file__).with_name("nnunet_child.py")), "steps", "--batch", "9"]
+    return _asked(child, environment)
 
 
-def tutorial_step(data: Hippocampus) -> Step:
-    """Return one iteration of the tutorial's loop on the same training cases."""
-    from monai.data.dataloader import DataLoader
-    from monai.data.dataset import CacheDataset
-    from monai.losses.dice import DiceLoss
-    from monai.networks.nets.unet import UNet
-    from monai.transforms.compose import Compose
-    from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, SpatialPadd
-    from monai.transforms.intensity.dictionary import NormalizeIntensityd
-    from monai.transforms.io.dictionary import LoadImaged
-    from monai.transforms.spatial.dictionary import Orientationd, Spacingd
-    from monai.transforms.utility.dictionary import EnsureChannelFirstd
-
-    both, scored = ["image", "label"], set(scored_files(data).values())
-    names = [path.name.removesuffix("_0000.nii.gz") for path in sorted((data.raw / "imagesTr").glob("*.nii.gz"))]
-    files = [
-        {"image": str(data.raw / "imagesTr" / f"{n}_0000.nii.gz"), "label": str(data.raw / "labelsTr" / f"{n}.nii.gz")}
-        for n in names
-        if n not in scored
-    ]
-    patch = TUTORIAL["patch"]
-    changes = Compose(
-        [
-            LoadImaged(keys=both),
-            EnsureChannelFirstd(keys=both),
-            NormalizeIntensityd(keys="image"),
-            Orientationd(keys=both, axcodes="RAS"),
-            Spacingd(keys=both, pixdim=(1.0, 1.0, 1.0), mode=("bilinear", "nearest")),
-            SpatialPadd(keys=both, spatial_size=patch),
-            RandCropByPosNegLabeld(
-                keys=both, label_key="label", spatial_size=patch, pos=1, neg=1, num_samples=4, image_key="image"
-            ),
-        ]
-    )
-    dataset = CacheDataset(data=files, transform=changes, cache_rate=1.0, progress=False)
-    loader = DataLoader(dataset, batch_size=2, shuffle=True, num_workers=0)
-    network = UNet(3, 1, 3, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2, norm="BATCH")
-    loss, optimiser = DiceLoss(to_onehot_y=True, softmax=True), torch.optim.Adam(network.parameters(), 1e-4)
-
-    def endless() -> Iterator[dict[str, torch.Tensor]]:
-        while True:
-            yield from loader
-
-    batches = endless()
-
-    def step() -> None:
-        batch = next(batches)
-        optimiser.zero_grad()
-        value = loss(network(batch["image"]), batch["label"])
-        value.backward()
-        optimiser.step()
-        value.item()
-
-    return lambda: _timed(step)
+def tutorial_step() -> Step:
+    """Return one iteration of the tutorial's loop, in its own process."""
+    return _asked([sys.executable, "-m", "benchmarks.tutorial_child"], os.environ | THREADS)
 
 
 def largest_difference(data: Hippocampus) -> float:
@@ -231,12 +166,31 @@ def _lessons(data: Hippocampus, plan: Plan) -> Iterator[Lesson]:
         yield make_lesson(batches.draw(step), plan, step=step, device=CPU)
 
 
+def _asked(command: list[str], environment: Mapping[str, str]) -> Step:
+    """Start a process that does one iteration for every line it gets; return what asks it for one."""
+    child = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    if child.stdin is None or child.stdout is None:
+        raise SystemExit(f"{command[:3]}: the process has no pipes")
+    asked, answers = child.stdin, child.stdout
+    _answer(answers)  # it is ready
+
+    def step() -> tuple[float, float]:
+        asked.write("\n")
+        asked.flush()
+        found = _answer(answers)
+        return found["seconds"], found["cpu_seconds"]
+
+    return step
+
+
 def _answer(answers: Any) -> dict[str, float]:
     """Return the next line that is an answer; nnU-Net prints others between."""
     for line in answers:
         if line.startswith("{"):
             return dict(json.loads(line))
-    raise SystemExit("nnU-Net's process ended; run benchmarks.time_to_dice --part nnunet first, which makes its plan")
+    raise SystemExit("the peer's process ended; nnU-Net's plan is made by benchmarks.time_to_dice --part nnunet")
 
 
 def _timed(step: Callable[[], object]) -> tuple[float, float]:
