@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.hippocampus import FOLD, RESULTS, ROOT, Hippocampus, prepare
 from benchmarks.peers import nnunet_python
-from benchmarks.time_to_dice import EXPERIMENT, THREADS, about
+from benchmarks.time_to_dice import EXPERIMENT, about
 from medml.config import load_config
 from medml.datasets.fingerprint import fingerprint
 from medml.networks.build import run_network
@@ -74,6 +74,7 @@ TUTORIAL: dict[str, Any] = {
     "augmentation": {"share": 0.0, "noise": 0.0, "contrast": 0.0, "brightness": 0.0, "flip_axes": []},
 }
 EXACT_BATCHES = 20
+TWO = {"OMP_NUM_THREADS": "2"}  # and nothing else that this process does not have: its threads wait as the peers' do
 UNCOUNTED = 3
 PARTS = ("nnunet", "monai", "exact")
 Step = Callable[[], tuple[float, float]]
@@ -129,14 +130,14 @@ def our_step(data: Hippocampus, overrides: dict[str, Any]) -> Step:
 def nnunet_step(data: Hippocampus) -> Step:
     """Return one iteration of nnU-Net's trainer, in its own process; `benchmarks.time_to_dice` makes its plan."""
     # Workers would go on loading while the other side is timed: it loads in its own process, as ours does.
-    environment = os.environ | data.nnunet | THREADS | {"nnUNet_n_proc_DA": "0"}
+    environment = os.environ | data.nnunet | TWO | {"nnUNet_n_proc_DA": "0"}
     child = [str(nnunet_python()), str(Path(__file__).with_name("nnunet_child.py")), "steps", "--batch", "9"]
     return _asked(child, environment)
 
 
 def tutorial_step() -> Step:
     """Return one iteration of the tutorial's loop, in its own process."""
-    return _asked([sys.executable, "-m", "benchmarks.tutorial_child"], os.environ | THREADS)
+    return _asked([sys.executable, "-m", "benchmarks.tutorial_child"], os.environ | TWO)
 
 
 def largest_difference(data: Hippocampus) -> float:
