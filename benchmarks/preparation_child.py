@@ -7,10 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+from medml.interpreter import import_monai, run_quickly
+
 
 def prepare(manifest: Path, scans: Path, cache: Path) -> None:
     """Fingerprint, plan and arrays of one frozen dataset; says on standard error where the CPU seconds went."""
     marks = [("", 0.0), ("start", time.process_time())]
+    import_monai()
     from medml.datasets.fingerprint import fingerprint
     from medml.io.files import read_record
     from medml.records.dataset import Dataset
@@ -29,12 +32,11 @@ def prepare(manifest: Path, scans: Path, cache: Path) -> None:
     marks.append(("imports of the plan", time.process_time()))
     plan = make_plan(measured, dataset, experiment, device="cpu")
     marks.append(("plan", time.process_time()))
-    cases = [*dataset.cases_of("train"), *dataset.cases_of("validation")]
-    open_store(sorted(cases, key=lambda case: case.case_id), plan, scans=scans, cache=cache / dataset.digest)
+    open_store(sorted(dataset.cases, key=lambda case: case.case_id), plan, scans=scans, cache=cache / dataset.digest)
     marks.append(("arrays", time.process_time()))
     steps = [f"{name} {now - before:.2f}" for (_, before), (name, now) in itertools.pairwise(marks)]
     print(f"ours, CPU s: {', '.join(steps)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    prepare(*map(Path, sys.argv[1:]))
+    run_quickly(lambda: prepare(*map(Path, sys.argv[1:])))

@@ -5,13 +5,13 @@ Everything heavy is imported inside the verbs, so that ``--help`` answers at onc
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from medml.interpreter import run_quickly
 from medml.records.home import Home
 from pipelines import (
     batch_verbs,
@@ -62,10 +62,7 @@ def options(
 
 def main() -> None:
     """Entry point of the console script."""
-    try:
-        app()
-    finally:
-        gc.freeze()  # the last collection, of all that torch, MLflow and Prefect brought, takes two seconds
+    run_quickly(app)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from medml.errors import ConfigError
+from medml.interpreter import run_quickly
 from medml.io.files import write_text
 from medml.records.home import Home
 from pipelines.schedules import SchedulesConfig, deployments, load_flows, load_schedules
@@ -115,4 +116,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    run_quickly(_main)

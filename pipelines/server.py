@@ -31,6 +31,7 @@ from typing import IO
 import psutil
 
 from medml.errors import ConfigError, MedmlError
+from medml.interpreter import run_quickly
 from medml.io.files import write_json
 from medml.records.home import Home
 from pipelines.credentials import read_login
@@ -386,4 +387,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    run_quickly(_main)

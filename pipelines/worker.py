@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import TypeVar
 from medml.errors import MedmlError
 from medml.inference.batch import Stages, finished, run_batch
 from medml.inference.listing import Listing, find_listing
+from medml.interpreter import import_monai, run_quickly
 from medml.io.files import read_record, write_record
 from medml.records.batch import BatchMeta, BatchOptions, LedgerRow
 from medml.records.candidate import Candidate
@@ -226,6 +226,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the flow, which got it too, says when to stop
     signal.signal(signal.SIGTERM, _interrupt)
     name, number, device = sys.argv[1:]
+    import_monai()
     try:
         work_on(current_home(), name, int(number), device)
     except KeyboardInterrupt:
@@ -245,6 +246,4 @@ def _interrupt(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    gc.freeze()  # nobody waits for the collection of all that was imported
-    sys.exit(code)
+    sys.exit(run_quickly(main))

@@ -15,9 +15,9 @@ from torch import nn
 from medml.io.files import read_record, write_record
 from medml.networks.package import load_package
 from medml.records.plan import Trained, TrainingJob
-from medml.training.__main__ import train
 from medml.training.cache import open_store
 from medml.training.calibration import fit_temperature, fit_threshold
+from medml.training.job import train
 from medml.training.package import Fitted, calibrate, card
 from medml.training.stopping import StopSignal
 

@@ -21,11 +21,11 @@ from medml.training.checkpoints import load_checkpoint
 
 WriteJob = Callable[..., Path]
 LOADED_ONCE = multiprocessing.get_context("forkserver")
-LOADED_ONCE.set_forkserver_preload(["medml.training.__main__", "torch._dynamo"])  # optimisers import the latter
+LOADED_ONCE.set_forkserver_preload(["medml.training.job", "torch._dynamo"])  # optimisers import the latter
 
 
 def train_here(job: str, rank: int, world: int, port: int) -> None:
-    from medml.training.__main__ import main
+    from medml.training.job import main
 
     torch.set_num_threads(1)
     if world > 1:

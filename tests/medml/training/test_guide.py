@@ -14,9 +14,9 @@ from medml.io.files import read_record
 from medml.networks.build import build_network
 from medml.networks.package import load_package
 from medml.records.plan import TrainingJob
-from medml.training.__main__ import train
 from medml.training.cache import open_store
 from medml.training.guide import LABELS, UNKNOWN, GuidedNetwork, fit_mask, guide_loss
+from medml.training.job import train
 from medml.training.stopping import StopSignal
 
 

@@ -21,8 +21,8 @@ from medml.io.files import read_record
 from medml.networks.package import load_package
 from medml.records.plan import Epoch, TrainingJob
 from medml.training import changes, learner, loop
-from medml.training.__main__ import main, train
 from medml.training.checkpoints import load_checkpoint
+from medml.training.job import main, train
 from medml.training.stopping import StopSignal
 from medml.transforms import augmentation
 

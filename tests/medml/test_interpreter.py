@@ -1,0 +1,58 @@
+"""How a process of ours starts and ends, each seen from outside."""
+
+import subprocess
+import sys
+
+
+def _said_by(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_a_process_looks_for_garbage_rarely_and_not_at_its_end():
+    said = _said_by(
+        "import gc, weakref\n"
+        "from medml.interpreter import run_quickly\n"
+        "class Ring: pass\n"
+        "def ring():\n"
+        "    one = Ring(); one.itself = one\n"
+        "    return weakref.ref(one)\n"
+        "def main():\n"
+        "    seen = ring()\n"
+        "    [[] for _ in range(5_000)]\n"
+        "    print(seen() is not None)\n"
+        "    kept = [[] for _ in range(20_000)]\n"
+        "    print(seen() is None)\n"
+        "    return 3\n"
+        "print(run_quickly(main), gc.get_freeze_count() > 1_000)\n"
+    )
+    assert said == ["True", "True", "3", "True"]
+
+
+def test_an_exit_passes_through_run_quickly():
+    code = "import sys; from medml.interpreter import run_quickly; run_quickly(lambda: sys.exit(7))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 7
+
+
+def test_monai_comes_without_its_extras_which_others_can_still_import():
+    said = _said_by(
+        "import sys\n"
+        "from medml.interpreter import MONAI_EXTRAS, import_monai\n"
+        "import_monai()\n"
+        "print('monai' in sys.modules, any(name in sys.modules for name in MONAI_EXTRAS))\n"
+        "import mlflow, pandas, matplotlib.pyplot\n"
+        "from monai.networks.nets import DynUNet, SwinUNETR\n"
+        "print(pandas.DataFrame({'a': [1]}).shape == (1, 1), bool(mlflow.__version__))\n"
+    )
+    assert said == ["True", "False", "True", "True"]
+
+
+def test_extras_that_are_there_already_stay():
+    said = _said_by(
+        "import sys, pandas\n"
+        "from medml.interpreter import import_monai\n"
+        "import_monai()\n"
+        "print(sys.modules['pandas'] is pandas, 'mlflow' in sys.modules)\n"
+    )
+    assert said == ["True", "False"]
