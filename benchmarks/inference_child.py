@@ -21,6 +21,7 @@ import torch
 
 from medml.catalogue.walk import find_scans
 from medml.inference.batch import Stages, run_batch
+from medml.interpreter import run_quickly
 from medml.networks.package import load_package
 from medml.networks.predictor import Predictor
 from medml.records.batch import Job, LedgerRow, Prediction, Written
@@ -188,4 +189,4 @@ def cpu_seconds() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_quickly(main)  # as a worker does: how seldom it looks for garbage shows in what it holds
