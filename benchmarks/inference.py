@@ -14,7 +14,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from monai.inferers.utils import sliding_window_inference
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.hippocampus import RESULTS, ROOT
@@ -34,7 +32,7 @@ from medml.io.nifti_write import save_nifti
 from medml.metrics.overlap import dice
 from medml.networks.build import build_network
 from medml.networks.package import write_package
-from medml.networks.predictor import Predictor
+from medml.networks.precision import choose_device, choose_precision
 from medml.records.calibration import Calibration
 from medml.records.plan import Normalisation, Plan
 from medml.records.scan import Volume
@@ -64,33 +62,34 @@ def main(parts: Sequence[str] = (), rounds: int = 3) -> int:
 
 
 def windows(rounds: int) -> dict[str, Any]:
-    """MONAI's UNet of 16 to 256 channels on one volume: seconds of the process, ours and each setting of MONAI."""
+    """MONAI's UNet of 16 to 256 channels on one volume: ours and each setting of MONAI."""
     torch.manual_seed(0)
     plan = _unet_plan(WINDOW, (16, 32, 64, 128, 256), Normalisation(kind="zscore"))
     image, labels = _blobs(VOLUME)
     network = build_network(plan)
     _teach(network, image, labels)
-    predictor = Predictor(_packed(WORK / "unet", network, plan), "auto")
-    there = network.to(predictor.device)
-
-    @torch.inference_mode()
-    def monai(batch: int, mode: str = "gaussian") -> torch.Tensor:
-        inputs = image[None].to(predictor.device)
-        return torch.as_tensor(sliding_window_inference(inputs, WINDOW, batch, there, overlap=0.5, mode=mode)[0])
-
-    sides: dict[str, Callable[[], Any]] = {
-        "ours": lambda: predictor.logits(image),
-        "default": lambda: monai(1, "constant"),
-        **{f"fp32, {batch} at a time": lambda batch=batch: monai(batch) for batch in (1, 2, 4)},
-    }
-    took = _in_turn({name: _timed(work) for name, work in sides.items()}, rounds)
+    folder = WORK / "unet"
+    job: dict[str, Any] = {"package": str(_packed(folder / "package", network, plan)), "warm": True}
+    job["source"] = str(folder / "image.npy")
+    np.save(job["source"], image.numpy())
+    settings = {"default": (1, "constant"), **{f"fp32, {batch} at a time": (batch, "gaussian") for batch in (1, 2, 4)}}
+    with ExitStack() as stack:
+        sides = {}
+        for number, name in enumerate(("ours", *settings)):
+            own = job | {"labels": str(folder / f"{number}.npy"), "out": str(folder / str(number))}
+            Path(own["labels"]).unlink(missing_ok=True)
+            if name in settings:
+                own["windows"], own["mode"] = settings[name]
+            part = "monai_windows" if name in settings else "windows"
+            sides[name] = stack.enter_context(_side([*_child(part), str(_job(f"windows-{number}", own))]))
+        took = _in_turn(sides, rounds)
     best = min((name for name in took if name.startswith("fp32")), key=lambda name: _median(took[name], "cpu_seconds"))
-    same = float((predictor.logits(image).argmax(0) == monai(4).argmax(0)).float().mean())
+    same = float((np.load(folder / "0.npy") == np.load(folder / f"{len(settings)}.npy")).mean())
     ratios = {"best fp32": _ratios(took, best), "default": _ratios(took, "default")}
     missed = [f"windows: {name}" for name in ratios if ratios[name]["cpu"] > TARGETS[name]]
     missed += ["windows: agreement"] if same < AGREEMENT else []
     return {
-        "precision": predictor.precision,
+        "precision": choose_precision(choose_device("auto"), plan.precision),
         "took": took,
         "best": best,
         "ratios": ratios,
@@ -144,7 +143,7 @@ def memory(_: int) -> dict[str, Any]:
     job = {"package": str(package), "source": str(source), "out": str(WORK / "small-masks")}
     shutil.rmtree(job["out"], ignore_errors=True)
     done = subprocess.run(
-        [*_ours("memory"), str(_job("memory", job))], cwd=ROOT, env=_environment(), capture_output=True, text=True
+        [*_child("memory"), str(_job("memory", job))], cwd=ROOT, env=_environment(), capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -165,9 +164,9 @@ def _batch(given: Input | str, rounds: int) -> dict[str, Any]:
     if given.dicom:
         job["dcm2niix"] = str(next(iter(find_peers().dcm2niix.values())))
     commands = {
-        "ours": _ours("ours"),
+        "ours": _child("ours"),
         "nnU-Net": [str(nnunet_python()), str(CHILD), "answer"],
-        "MONAI loop": _ours("monai"),
+        "MONAI loop": _child("monai"),
     }
     with ExitStack() as stack:
         sides = {
@@ -221,17 +220,6 @@ def _median(took: list[Took], key: str) -> float:
     return statistics.median(one[key] for one in took)
 
 
-def _timed(work: Callable[[], object]) -> Callable[[], Took]:
-    def run() -> Took:
-        start, cpu = time.perf_counter(), time.process_time()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-
-    return run
-
-
 @contextmanager
 def _side(command: list[str]) -> Iterator[Callable[[], Took]]:
     """Start a process that does its work for every line it is sent; what it says beside its answers goes to a log."""
@@ -270,7 +258,7 @@ def _job(name: str, values: dict[str, Any]) -> Path:
     return path
 
 
-def _ours(part: str) -> list[str]:
+def _child(part: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks.inference_child", part]
 
 

@@ -1,7 +1,7 @@
-"""One side of a batch, from files to written masks, in a process of its own: ours, a MONAI loop, or many small scans.
+"""One side of a benchmark in a process of its own: batches from files to masks, or one volume by windows.
 
-``python -m benchmarks.inference_child ours|monai JOB.json`` does the job once for every line that comes in, and answers
-with what it took; ``memory JOB.json`` goes through its scans once and says what the process holds.
+``python -m benchmarks.inference_child PART JOB.json`` does the job once for every line that comes in, and answers with
+what it took; the part ``memory`` goes through its scans once and says what the process holds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medml.catalogue.walk import find_scans
@@ -38,13 +39,17 @@ def main() -> None:
     if part == "memory":
         print(json.dumps(hold(job)), flush=True)
         return
-    work = ours(job) if part == "ours" else monai_loop(job)
+    work = PARTS[part](job)
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         shutil.rmtree(job["out"], ignore_errors=True)
         Path(job["out"]).mkdir(parents=True)
+        if job.get("warm"):  # while the others had their turn, the system took some of this process's memory
+            work()
         start, cpu = time.perf_counter(), cpu_seconds()
         note = work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         took = {"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - cpu}
         print(json.dumps(took | note), flush=True)
 
@@ -154,6 +159,46 @@ def _preprocessing(plan: Plan, image: Any) -> list[Any]:
     return [*steps, clip, NormalizeIntensityd("image", subtrahend=rule.mean, divisor=rule.std)]
 
 
+def windows(job: dict[str, Any]) -> Callable[[], dict[str, float]]:
+    """Return our scores of one volume that is in memory."""
+    predictor, image = Predictor(Path(job["package"]), job["device"]), _image(job)
+    return _labelled(lambda: predictor.logits(image), job)
+
+
+def monai_windows(job: dict[str, Any]) -> Callable[[], dict[str, float]]:
+    """Return MONAI's scores of it, with one of its settings."""
+    from monai.inferers.utils import sliding_window_inference
+
+    package, device, image = load_package(Path(job["package"])), torch.device(job["device"]), _image(job)[None]
+    network, plan = package.network.to(device), package.plan
+
+    @torch.inference_mode()
+    def scores() -> torch.Tensor:
+        found = sliding_window_inference(
+            image.to(device), plan.patch or (), job["windows"], network, overlap=plan.overlap, mode=job["mode"]
+        )
+        return torch.as_tensor(found)[0]
+
+    return _labelled(scores, job)
+
+
+def _image(job: dict[str, Any]) -> torch.Tensor:
+    return torch.from_numpy(np.load(job["source"]))
+
+
+def _labelled(scores: Callable[[], torch.Tensor], job: dict[str, Any]) -> Callable[[], dict[str, float]]:
+    """Write the labels of the first round, which does not count."""
+    labels = Path(job["labels"])
+
+    def work() -> dict[str, float]:
+        found = scores()
+        if not labels.exists():
+            np.save(labels, found.argmax(0).cpu().numpy().astype(np.uint8))
+        return {}
+
+    return work
+
+
 def hold(job: dict[str, Any]) -> dict[str, float]:
     """Return memory in MB and open files after the first hundred scans and after all."""
     predictor = Predictor(Path(job["package"]), job["device"])
@@ -187,6 +232,8 @@ def cpu_seconds() -> float:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
+
+PARTS = {"ours": ours, "monai": monai_loop, "windows": windows, "monai_windows": monai_windows}
 
 if __name__ == "__main__":
     run_quickly(main)  # as a worker does: how seldom it looks for garbage shows in what it holds

@@ -34,7 +34,7 @@ from medml.transforms.restoring import restore, restore_probabilities, restore_v
 
 logger = logging.getLogger(__name__)
 
-WINDOW_VOXELS = {"cpu": 1 << 20, "cuda": 1 << 23}
+WINDOW_VOXELS = {"cpu": 1 << 21, "cuda": 1 << 23}
 MOST_WINDOWS = 16
 CPU = torch.device("cpu")
 Given = TypeVar("Given")
