@@ -41,7 +41,7 @@ SLOW = [
     {"network": "segresnet_ds"},
     {"network": "residual_unet", "network_options": STAGES},
     {"network": "unetr"},
-    {"network": "swinunetr", "patch": (32, 32, 32)},
+    {"network": "swinunetr", "patch": (64, 32, 32)},
     {"task": "classify", "network": "densenet121", "size": (32, 32, 32)},
     {"task": "classify", "network": "resnet50"},
     {"task": "classify", "network": "seresnet50", "size": (64, 64, 1), "dims": 2},
