@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from medml.interpreter import import_monai, run_quickly
+from medml.interpreter import run_quickly
+from medml.networks.monai_import import import_monai
 
 
 def prepare(manifest: Path, scans: Path, cache: Path) -> None:

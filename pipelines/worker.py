@@ -17,8 +17,9 @@ from typing import TypeVar
 from medml.errors import MedmlError
 from medml.inference.batch import Stages, finished, run_batch
 from medml.inference.listing import Listing, find_listing
-from medml.interpreter import import_monai, run_quickly
+from medml.interpreter import run_quickly
 from medml.io.files import read_record, write_record
+from medml.networks.monai_import import import_monai
 from medml.records.batch import BatchMeta, BatchOptions, LedgerRow
 from medml.records.candidate import Candidate
 from medml.records.home import Home

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
-    {"records", "geometry", "config", "errors"},
+    {"records", "geometry", "config", "errors", "interpreter"},
     {"io", "store", "transforms", "metrics", "pages"},
     {"networks"},
     {"catalogue", "datasets", "training", "evaluation", "explain", "registry", "inference", "results", "monitoring"},

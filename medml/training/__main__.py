@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from medml.interpreter import import_monai, run_quickly
+from medml.interpreter import run_quickly
+from medml.networks.monai_import import import_monai
 
 
 def main() -> int:

@@ -33,26 +33,3 @@ def test_a_process_looks_for_garbage_rarely_and_not_at_its_end():
 def test_an_exit_passes_through_run_quickly():
     code = "import sys; from medml.interpreter import run_quickly; run_quickly(lambda: sys.exit(7))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 7
-
-
-def test_monai_comes_without_its_extras_which_others_can_still_import():
-    said = _said_by(
-        "import sys\n"
-        "from medml.interpreter import MONAI_EXTRAS, import_monai\n"
-        "import_monai()\n"
-        "print('monai' in sys.modules, any(name in sys.modules for name in MONAI_EXTRAS))\n"
-        "import mlflow, pandas, matplotlib.pyplot\n"
-        "from monai.networks.nets import DynUNet, SwinUNETR\n"
-        "print(pandas.DataFrame({'a': [1]}).shape == (1, 1), bool(mlflow.__version__))\n"
-    )
-    assert said == ["True", "False", "True", "True"]
-
-
-def test_extras_that_are_there_already_stay():
-    said = _said_by(
-        "import sys, pandas\n"
-        "from medml.interpreter import import_monai\n"
-        "import_monai()\n"
-        "print(sys.modules['pandas'] is pandas, 'mlflow' in sys.modules)\n"
-    )
-    assert said == ["True", "False"]
