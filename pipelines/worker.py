@@ -227,8 +227,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the flow, which got it too, says when to stop
     signal.signal(signal.SIGTERM, _interrupt)
     name, number, device = sys.argv[1:]
-    import_monai()
     try:
+        import_monai()
         work_on(current_home(), name, int(number), device)
     except KeyboardInterrupt:
         return INTERRUPTED
