@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,3 +23,14 @@ def run_quickly(main: Callable[[], T]) -> T:
         return main()
     finally:
         gc.freeze()  # a last look at all that torch, MLflow and Prefect brought would take two seconds
+
+
+@contextmanager
+def imported_for_good() -> Iterator[None]:
+    """Import large packages inside: no garbage is looked for meanwhile, nor ever again among what is there then."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -90,9 +90,10 @@ def _measures(candidate: Candidate) -> dict[str, Any]:
         header = read_nifti_header(Path(image))
     except (Refusal, OSError):
         return {}  # reading it says why, if the rules let it come to that
-    i, j, k = spacing_of(header.affine)
+    affine = np.asarray(header.grid.affine)
+    i, j, k = spacing_of(affine)
     return {
-        "plane": plane_of(np.cross(header.affine[:3, 0], header.affine[:3, 1])),
+        "plane": plane_of(np.cross(affine[:3, 0], affine[:3, 1])),
         "pixel_mm": max(i, j),
         "slice_mm": k,
         "slices": header.shape[2],

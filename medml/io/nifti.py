@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from medml.errors import GeometryError, Refusal
-from medml.geometry import canonical_affine, canonical_grid, canonical_shape, source_affine, to_canonical, to_source
+from medml.geometry import canonical_affine, canonical_shape, source_affine, to_canonical, to_source
 from medml.io.files import open_regular, write_atomic
 from medml.io.limits import IMAGE_LIMITS, MASK_LIMITS, Limits
 from medml.io.nifti_header import Conflict, NiftiHeader, parse_header
@@ -56,9 +56,8 @@ def read_checked(path: Path, *, limits: Limits = IMAGE_LIMITS, conflict: Conflic
         _check_size(header, voxel_file, limits)
         stored = _read_voxels(header, voxel_file)
     voxels, findings = real_values(stored, header.slope, header.intercept)
-    grid = canonical_grid(header.shape, header.affine)
-    voxels = to_canonical(np.moveaxis(voxels, 3, 0), grid)
-    return Reading(Volume(voxels, canonical_affine(grid)), grid, header.findings + findings)
+    voxels = to_canonical(np.moveaxis(voxels, 3, 0), header.grid)
+    return Reading(Volume(voxels, canonical_affine(header.grid)), header.grid, header.findings + findings)
 
 
 def read_labels(path: Path, *, conflict: Conflict = "refuse") -> tuple[Volume, SourceGrid]:

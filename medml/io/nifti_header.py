@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from medml.errors import GeometryError, Refusal
 from medml.geometry import canonical_grid, spacing_of
 from medml.io.streams import read_head
-from medml.records.scan import Finding, Volume
+from medml.records.scan import Finding, SourceGrid, Volume
 
 MAX_COMPONENTS = 16
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # by the length code of xyzt_units: metre, mm, micron
@@ -36,15 +36,15 @@ class NiftiHeader:
         The three spatial axes as in the file; 1 where the file has fewer.
     components : int
         Length of the fourth axis (or the fifth, for vectors); 1 if there is none.
-    affine : ndarray of shape (4, 4)
-        Source voxel index to RAS mm.
+    grid : SourceGrid
+        Where its voxels lie, in RAS mm.
     slope, intercept : float
         Stored value to real value.
     """
 
     shape: tuple[int, int, int]
     components: int
-    affine: np.ndarray
+    grid: SourceGrid
     dtype: np.dtype[Any]
     slope: float
     intercept: float
@@ -72,7 +72,7 @@ def parse_header(file: BinaryIO, *, conflict: Conflict = "refuse", pair: bool = 
             raise _not_nifti(block)
         shape, components = _shape(tuple(int(n) for n in header.get_data_shape()))
         slope, intercept = (1.0, 0.0) if header.get_slope_inter()[0] is None else header.get_slope_inter()
-        affine, findings = _affine(header, shape, conflict)
+        grid, findings = _grid(header, shape, conflict)
         dtype = header.get_data_dtype()
     except (HeaderDataError, ValueError, OverflowError, KeyError) as error:
         raise Refusal("damaged_header", f"the NIfTI header is damaged: {error}") from None
@@ -95,7 +95,7 @@ def parse_header(file: BinaryIO, *, conflict: Conflict = "refuse", pair: bool = 
         raise Refusal("colour_voxels", "colour voxels (RGB24 or RGBA32); store the three colours as a fourth axis")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise Refusal("unsupported_dtype", f"voxels of type {dtype}; expected real numbers of at most 64 bits")
-    return NiftiHeader(shape, components, affine, dtype, float(slope), float(intercept or 0.0), int(offset), findings)
+    return NiftiHeader(shape, components, grid, dtype, float(slope), float(intercept or 0.0), int(offset), findings)
 
 
 def _parsed(kind: Any, block: bytes) -> Any:
@@ -127,8 +127,8 @@ def _shape(dims: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
     return (i, j, k), components
 
 
-def _affine(header: Any, shape: tuple[int, int, int], conflict: Conflict) -> tuple[np.ndarray, tuple[Finding, ...]]:
-    """Return the affine in mm and findings about it: sform if its code is set, else qform, else pixdim."""
+def _grid(header: Any, shape: tuple[int, int, int], conflict: Conflict) -> tuple[SourceGrid, tuple[Finding, ...]]:
+    """Return the grid in mm and findings about it: sform if its code is set, else qform, else pixdim."""
     coded = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     findings: list[Finding] = []
     if coded == (True, True):
@@ -150,8 +150,7 @@ def _affine(header: Any, shape: tuple[int, int, int], conflict: Conflict) -> tup
         )
     scale, units = _unit(header)
     affine, thin = _with_thickness(np.asarray(affine, dtype=float) * scale, shape)
-    canonical_grid(shape, affine)
-    return affine, (*findings, *units, *thin, *_shear(affine))
+    return canonical_grid(shape, affine), (*findings, *units, *thin, *_shear(affine))
 
 
 def _unit(header: Any) -> tuple[np.ndarray, list[Finding]]:

@@ -13,6 +13,7 @@ from torch import nn
 from medml.metrics.novelty import distance, fit_aspect
 from medml.networks.build import build_network
 from medml.networks.recipe import input_shape
+from medml.networks.shapes import shapes_only
 from medml.records.norms import Aspect, Norms
 from medml.records.plan import Plan
 
@@ -135,7 +136,7 @@ def deepest_layer(plan: Plan) -> str:
     A classifier's last linear layer is asked for its input. Of a segmenter it is the last convolution at the coarsest
     grid: before its norm, which would leave no mean to tell images apart. Empty if the network has none.
     """
-    with torch.device("meta"):
+    with shapes_only():
         draft = build_network(plan).eval()
     if plan.task == "classify":
         linear = [name for name, module in draft.named_modules() if isinstance(module, nn.Linear)]
@@ -151,8 +152,8 @@ def deepest_layer(plan: Plan) -> str:
     for name, module in draft.named_modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             module.register_forward_hook(note(name))
-    with torch.no_grad():
-        draft(torch.empty((1, len(plan.channels), *input_shape(plan)), device="meta"))
+    with torch.no_grad(), shapes_only():
+        draft(torch.empty(1, len(plan.channels), *input_shape(plan)))
     coarsest = min(sizes.values(), default=0)
     return next((name for name in reversed(sizes) if sizes[name] == coarsest), "")
 

@@ -272,7 +272,7 @@ def _prepare(case: Case, plan: Plan, scans: Path) -> tuple[np.ndarray, np.ndarra
         mask = preprocess_mask(labels, volume, plan).astype(np.uint8)
     except MedmlError as error:
         raise MedmlError(f"case {case.case_id} cannot be trained on: {error}") from error
-    unknown = sorted(set(np.unique(mask).tolist()) - set(plan.labels))
+    unknown = sorted(set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - set(plan.labels))
     if unknown:
         raise MedmlError(f"case {case.case_id}: its mask holds {unknown}, expected {sorted(plan.labels)}")
     return image, mask

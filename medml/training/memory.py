@@ -15,6 +15,7 @@ import torch
 
 from medml.networks.build import build_network, run_network
 from medml.networks.precision import choose_precision
+from medml.networks.shapes import shapes_only
 from medml.records.plan import Plan
 from medml.training.draft import Draft
 from medml.training.grids import smaller_patch
@@ -136,7 +137,7 @@ def _saved_bytes(plan: Plan) -> tuple[float, float, float]:
     In fp32. Two images are passed, as batch norm wants more than one value.
     """
     shape = plan.patch if plan.task == "segment" else plan.size
-    with torch.device("meta"):
+    with shapes_only():
         network = build_network(plan).train()
         images = torch.empty(2, len(plan.channels), *(shape or ()))
     own = {value.untyped_storage()._cdata for value in network.state_dict(keep_vars=True).values()}
@@ -148,7 +149,7 @@ def _saved_bytes(plan: Plan) -> tuple[float, float, float]:
             seen[place] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with shapes_only(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         scores: torch.Tensor | Sequence[torch.Tensor] = run_network(network, images, plan)
     heads = [scores] if isinstance(scores, torch.Tensor) else list(scores)
     weights = sum(value.numel() * value.element_size() for value in network.parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from medml.networks.build import NETWORKS, build_network, run_network
 from medml.networks.heap import freed_memory_kept
 from medml.networks.precision import autocast, choose_device, choose_precision
+from medml.networks.shapes import shapes_only
 from medml.records.plan import Plan
 from medml.training.draft import Draft
 
 ENOUGH = 1 / 3  # of the steps wanted; with fewer a smaller network is ahead
 FEW_STEPS = 800
-QUICK = 0.5  # seconds per step
+QUICK = 0.5  # seconds per step: what takes longer is not timed
+HOPELESS = 3  # times as long as it may take, judged by the next smaller one
 PROBE_VOXELS = 100_000  # of a probe: two small pictures would cost as much as twenty
+TELLING = 0.1  # seconds: what takes longer is told from noise by its second try
+FIRST_TRY = 1.5  # times as long as the next one it may take, or little more
 RATES = {
     "folded_unet": 5e-3,
     "unet": 2e-3,
@@ -88,10 +92,11 @@ def side_multiple(draft: Draft) -> int:
     return recipe.multiple if recipe else 1
 
 
-def seconds_per_step(plan: Plan, device: str) -> float:
+def seconds_per_step(plan: Plan, device: str, most: float = math.inf) -> float:
     """Time one training step of the plan's network on a few images and scale it to the batch.
 
     On a CPU the process's own time counts, shared by its threads: other work on the machine passes, a plan stays.
+    What is clearly above ``most`` there at its first try is not tried again; on a GPU the first try says nothing.
     """
     where = torch.device(device)
     clock = time.process_time if where.type == "cpu" else time.perf_counter
@@ -99,9 +104,11 @@ def seconds_per_step(plan: Plan, device: str) -> float:
     shape = plan.patch if plan.task == "segment" else plan.size
     count = min(max(2, PROBE_VOXELS // math.prod(shape or ())), plan.batch)
     images = torch.randn(count, len(plan.channels), *(shape or ()), device=where)
+    threads = torch.get_num_threads() if where.type == "cpu" else 1
+    steps = plan.batch / count / threads  # that one try amounts to
     seconds = math.inf
     with freed_memory_kept() if where.type == "cpu" else nullcontext():  # as a training has it
-        for _ in range(3):  # the first pays for memory and for choosing kernels; the quickest says what the device can
+        for tries in (1, 2, 3):  # the first pays for memory and choosing kernels; the quickest says what the device can
             start = clock()
             with autocast(where, choose_precision(where, plan.precision)):
                 scores = run_network(network, images, plan)
@@ -109,18 +116,19 @@ def seconds_per_step(plan: Plan, device: str) -> float:
             if where.type == "cuda":
                 torch.cuda.synchronize(where)
             seconds = min(seconds, clock() - start)
-    threads = torch.get_num_threads() if where.type == "cpu" else 1
-    return seconds / threads * plan.batch / count
+            if seconds > TELLING and (tries > 1 or seconds * steps > FIRST_TRY * most):
+                break
+    return seconds * steps
 
 
 def work_of(plan: Plan) -> float:
     """Count the floating-point operations of the plan's network on one image, on shapes alone."""
     shape = plan.patch if plan.task == "segment" else plan.size
-    with torch.device("meta"):
+    with shapes_only():
         image = torch.empty(1, len(plan.channels), *(shape or ()))
-        network = build_network(plan).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run_network(network, image, plan)
+        network = build_network(plan, proved=True).eval()  # run at once, which proves as much
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            run_network(network, image, plan)
     return float(counter.get_total_flops())
 
 
@@ -131,25 +139,34 @@ def _affordable(
         return candidates[0], steps, f"{candidates[0].note}; not timed, as there is no GPU here"
     budget = 60 * draft["minutes"]
     plans = [draft.with_values(network=c.network, network_options=c.options) for c in candidates]
-    for candidate, cost in zip(candidates, _costs(plans, device), strict=True):
-        possible = int(budget / cost)
-        if possible >= steps * ENOUGH or candidate is candidates[-1]:
-            reason = f"{candidate.note}: about {cost:.2g} s per step on {device}, {possible} steps in the budget"
-            larger = "; larger ones would take too few" if candidate is not candidates[0] else ""
-            return candidate, possible, reason + larger
-    raise ValueError("no candidates")
+    search = _from_the_smallest if kind_of(device) == "cpu" else _from_the_largest
+    found, cost = search(plans, device, budget / (steps * ENOUGH))
+    chosen, possible = candidates[found], int(budget / cost)
+    reason = f"{chosen.note}: about {cost:.2g} s per step on {device}, {possible} steps in the budget"
+    return chosen, possible, reason + ("; larger ones would take too few" if found else "")
 
 
-def _costs(plans: Sequence[Plan], device: str) -> Iterator[float]:
-    """Yield the seconds of a step of each plan, largest first; what nobody asks for is not timed."""
-    if kind_of(device) != "cpu":
-        yield from (seconds_per_step(plan, device) for plan in plans)
-        return
-    # One timing of the smallest; the others by their work: a large network alone can take a minute to time.
-    smallest = seconds_per_step(plans[-1], device)
-    rate = work_of(plans[-1]) / smallest
-    for plan in plans[:-1]:
-        cost = work_of(plan) / rate
-        # Narrow networks reach fewer operations a second, so what is quick to time is timed.
-        yield min(cost, seconds_per_step(plan, device)) if cost < QUICK else cost
-    yield smallest
+def _from_the_largest(plans: Sequence[Plan], device: str, most: float) -> tuple[int, float]:
+    """Return which plan is the first with steps of at most ``most`` seconds, or the last one; and its seconds."""
+    cost = math.inf
+    for found, plan in enumerate(plans):
+        cost = seconds_per_step(plan, device)
+        if cost <= most:
+            return found, cost
+    return len(plans) - 1, cost
+
+
+def _from_the_smallest(plans: Sequence[Plan], device: str, most: float) -> tuple[int, float]:
+    """Return the same by trying upwards: on a CPU a large network alone can take a minute to time."""
+    found, cost = len(plans) - 1, seconds_per_step(plans[-1], device)
+    work = work_of(plans[-1])
+    for larger in reversed(range(found)):
+        more = work_of(plans[larger])
+        expected = cost * more / work  # or less: wider networks reach more operations a second
+        if expected > HOPELESS * most:
+            break
+        seconds = min(expected, seconds_per_step(plans[larger], device, most)) if expected < QUICK else expected
+        if seconds > most:
+            break
+        found, cost, work = larger, seconds, more
+    return found, cost

@@ -26,6 +26,8 @@ def resample_linear(
 
 def resample_nearest(labels: np.ndarray, step: Triple, shape: Shape, *, offset: Triple = (0.0, 0.0, 0.0)) -> np.ndarray:
     """Sample labels (I, J, K) at ``n * step + offset`` for n in ``shape``, nearest neighbour, halves to even."""
+    if shape == labels.shape and step == (1.0, 1.0, 1.0) and offset == (0.0, 0.0, 0.0):
+        return np.array(labels, order="C")
     index = [
         np.clip(np.rint(np.arange(shape[axis]) * step[axis] + offset[axis]).astype(np.intp), 0, labels.shape[axis] - 1)
         for axis in range(3)

@@ -18,7 +18,7 @@ SECONDS_PER_STEP = 0.1
 @pytest.fixture(autouse=True)
 def _known_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network takes a tenth of a second a step."""
-    monkeypatch.setattr(sizing, "seconds_per_step", lambda plan, device: SECONDS_PER_STEP)
+    monkeypatch.setattr(sizing, "seconds_per_step", lambda plan, *_: SECONDS_PER_STEP)
     monkeypatch.setattr(sizing, "work_of", lambda plan: 1.0)
 
 

@@ -18,7 +18,7 @@ from medml.training.plan import make_plan
 @pytest.fixture(autouse=True)
 def _quick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device on which one step takes what its work asks for at 10 GFLOP/s: no timing in tests of rules."""
-    monkeypatch.setattr(sizing, "seconds_per_step", lambda plan, device: 3 * sizing.work_of(plan) * plan.batch / 1e10)
+    monkeypatch.setattr(sizing, "seconds_per_step", lambda plan, *_: 3 * sizing.work_of(plan) * plan.batch / 1e10)
 
 
 def dataset(task: str, labels: dict[int, str], **values: Any) -> Dataset:

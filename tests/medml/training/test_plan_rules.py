@@ -22,13 +22,14 @@ from medml.training.plan import make_plan
 
 ORGANS = {0: "background", 1: "organ"}
 BINARY = {0: "absent", 1: "present"}
+PROBE = sizing.seconds_per_step
 ONE = {"mean": 100.0, "std": 20.0, "p00_5": 40.0, "p99_5": 180.0, "min": 0.0, "max": 255.0}
 
 
 @pytest.fixture(autouse=True)
 def _quick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step takes what its work asks for at 10 GFLOP/s: no timing in tests of rules."""
-    monkeypatch.setattr(sizing, "seconds_per_step", lambda plan, device: 3 * sizing.work_of(plan) * plan.batch / 1e10)
+    monkeypatch.setattr(sizing, "seconds_per_step", lambda plan, *_: 3 * sizing.work_of(plan) * plan.batch / 1e10)
 
 
 def seen(
@@ -182,6 +183,67 @@ def test_memory_makes_the_batch_smaller_first_and_then_the_patch() -> None:
     kept = planned(THIN_CT, memory_gb=0.01, plan=narrow | {"batch": 4, "patch": [64, 64, 64]})
     assert (kept.batch, kept.patch) == (4, (64, 64, 64))
     assert "more than the 0.01 GB there are: training halves a batch" in kept.reasons["memory_gb"]
+
+
+def times(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> list[int]:
+    """Let a step of the folded U-Net of each width take so many seconds; returned are the widths that are timed."""
+    timed: list[int] = []
+
+    def step(plan: Plan, device: str, most: float = 0.0) -> float:
+        timed.append(plan.network_options["filters"][0])
+        return seconds[timed[-1]]
+
+    monkeypatch.setattr(sizing, "seconds_per_step", step)
+    return timed
+
+
+def test_a_cpu_tries_upwards_until_a_network_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 20 minutes for a third of 24,000 steps: 0.15 s each.
+    timed = times(monkeypatch, {16: 0.04, 32: 0.09, 48: 0.2})
+    made = planned(TINY_MR, minutes=20)
+    assert made.network_options["filters"] == (32, 64, 128)
+    assert timed == [16, 32, 48]
+    assert "about 0.09 s per step on cpu, 13333 steps in the budget; larger ones" in made.reasons["network"]
+
+
+def test_a_network_that_would_be_far_too_slow_is_not_even_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = times(monkeypatch, {16: 0.13})  # the next one has four times its work
+    assert planned(TINY_MR, minutes=20).network_options["filters"] == (16, 32, 64)
+    assert timed == [16]
+
+
+def test_the_largest_network_is_reached_where_steps_are_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = times(monkeypatch, dict.fromkeys((16, 32, 48, 64, 96), 0.01))
+    made = planned(TINY_MR, minutes=20)
+    assert made.network_options["filters"] == (96, 192, 384)
+    assert timed == [16, 32, 48, 64, 96]
+    assert "larger" not in made.reasons["network"]
+
+
+@pytest.mark.parametrize(("telling", "most", "tries"), [(0.0, 1e9, 2), (60.0, 1e9, 3), (60.0, 0.0, 3), (0.0, 0.0, 1)])
+def test_a_step_is_timed_until_it_is_told_from_noise(
+    monkeypatch: pytest.MonkeyPatch, telling: float, most: float, tries: int
+) -> None:
+    plan, ran = planned(TINY_MR), []
+    real = sizing.run_network
+    monkeypatch.setattr(sizing, "TELLING", telling)
+    monkeypatch.setattr(sizing, "run_network", lambda *what: ran.append(1) or real(*what))
+    assert PROBE(plan, "cpu", most) > 0
+    assert len(ran) == tries
+
+
+def test_a_gpu_is_asked_from_the_largest_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    plans = [planned(TINY_MR).model_copy(update={"network": name}) for name in ("large", "middle", "small")]
+
+    def step(plan: Plan, device: str, most: float = 0.0) -> float:
+        asked.append(plan.network)
+        return {"large": 0.3, "middle": 0.2, "small": 0.1}[plan.network]
+
+    monkeypatch.setattr(sizing, "seconds_per_step", step)
+    assert sizing._from_the_largest(plans, "cuda", 0.25) == (1, 0.2)
+    assert asked == ["large", "middle"]
+    assert sizing._from_the_largest(plans, "cuda", 0.05) == (2, 0.1)
 
 
 def test_a_gpu_that_is_not_here_can_be_planned_for() -> None:
