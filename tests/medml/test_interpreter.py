@@ -3,15 +3,11 @@
 import subprocess
 import sys
 
-
-def _said_by(code: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+from fresh_process import said_by
 
 
 def test_a_process_looks_for_garbage_rarely_and_not_at_its_end():
-    said = _said_by(
+    said = said_by(
         "import gc, weakref\n"
         "from medml.interpreter import run_quickly\n"
         "class Ring: pass\n"
@@ -36,7 +32,7 @@ def test_an_exit_passes_through_run_quickly():
 
 
 def test_garbage_is_sought_again_after_imports_but_not_among_them():
-    said = _said_by(
+    said = said_by(
         "import gc\n"
         "from medml.interpreter import imported_for_good\n"
         "try:\n"

@@ -1,17 +1,10 @@
 """MONAI without its extras, each time in a process of its own."""
 
-import subprocess
-import sys
-
-
-def _said_by(code: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+from fresh_process import said_by
 
 
 def test_monai_comes_without_its_extras_which_others_can_still_import():
-    said = _said_by(
+    said = said_by(
         "import sys\n"
         "from medml.networks.monai_import import MONAI_EXTRAS, import_monai\n"
         "import_monai()\n"
@@ -23,7 +16,7 @@ def test_monai_comes_without_its_extras_which_others_can_still_import():
 
 
 def test_extras_that_are_there_already_stay():
-    said = _said_by(
+    said = said_by(
         "import sys, pandas\n"
         "from medml.networks.monai_import import import_monai\n"
         "import_monai()\n"
@@ -33,7 +26,7 @@ def test_extras_that_are_there_already_stay():
 
 
 def test_what_we_take_from_monai_works_without_its_extras():
-    said = _said_by(
+    said = said_by(
         "from medml.networks.monai_import import MONAI_EXTRAS, import_monai\n"
         "import_monai()\n"
         "import sys, torch\n"

@@ -1,20 +1,13 @@
 """Networks on shapes alone, each time in a process of its own: torch's compiler is imported once and for all."""
 
-import subprocess
-import sys
+from fresh_process import said_by
 
 START = "import sys, torch\nfrom medml.networks.shapes import COMPILER, shapes_only\n"
 
 
-def _said_by(code: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
 def test_a_network_yields_shapes_without_memory_and_without_the_compiler():
-    said = _said_by(
-        "from torch import nn\n"
+    said = said_by(
+        START + "from torch import nn\n"
         "with shapes_only():\n"
         "    network = nn.Sequential(nn.Conv3d(1, 4, 3), nn.InstanceNorm3d(4), nn.LeakyReLU(), nn.Linear(6, 10**7))\n"
         "    out = network(torch.empty(2, 1, 8, 8, 8))\n"
@@ -25,8 +18,8 @@ def test_a_network_yields_shapes_without_memory_and_without_the_compiler():
 
 
 def test_the_compiler_can_be_used_afterwards():
-    said = _said_by(
-        "with shapes_only():\n"
+    said = said_by(
+        START + "with shapes_only():\n"
         "    torch.cat([torch.empty(2, 3)] * 2)\n"
         "print(COMPILER in sys.modules)\n"
         "torch.cat([torch.empty(2, 3, device='meta')] * 2)\n"  # torch asks for it again: nothing was left behind
@@ -36,8 +29,8 @@ def test_the_compiler_can_be_used_afterwards():
 
 
 def test_who_asks_for_more_of_the_compiler_gets_it():
-    said = _said_by(
-        "with shapes_only():\n"
+    said = said_by(
+        START + "with shapes_only():\n"
         "    torch.cat([torch.empty(2, 3)] * 2)\n"
         "    print(type(torch._dynamo.config.cache_size_limit).__name__)\n"
         "    print(*torch.cat([torch.empty(2, 3)] * 2).shape)\n"
@@ -47,8 +40,8 @@ def test_who_asks_for_more_of_the_compiler_gets_it():
 
 
 def test_a_compiler_that_is_there_stays():
-    said = _said_by(
-        "import torch._dynamo\n"
+    said = said_by(
+        START + "import torch._dynamo\n"
         "there = sys.modules[COMPILER]\n"
         "with shapes_only():\n"
         "    print(sys.modules[COMPILER] is there, *torch.cat([torch.empty(2, 3)] * 2).shape)\n"
