@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-TABLES = ("metrics", "classifiers", "patches", "preparation")
+TABLES = ("metrics", "classifiers", "patches", "preparation", "start")
 WHOLE = ("ingest", "conformal", "training_step", "inference", "orchestration")  # print and keep results of their own
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +50,14 @@ def compare(
     }
     (ours_cpu, ours_wall), (peer_cpu, peer_wall) = medians["ours"], medians["peer"]
     return Pair(task, peer, ours_cpu, peer_cpu, ours_wall, peer_wall, agreement)
+
+
+def whole_process(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, float]:
+    """Return CPU and wall seconds of a process and its children, from its start to its end."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{command[0]} ended with {child.returncode}")
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - start

@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.hippocampus import ROOT, Hippocampus, prepare
-from benchmarks.pairs import Pair
+from benchmarks.hippocampus import Hippocampus, prepare
+from benchmarks.pairs import Pair, whole_process
 from benchmarks.peers import nnunet_python
 
 ROUNDS = 3
@@ -72,7 +70,7 @@ def _ours(data: Hippocampus, folder: Path) -> tuple[float, float]:
         str(data.home.scans),
         str(folder / "cache"),
     ]
-    taken = _taken(command, dict(os.environ))
+    taken = whole_process(command, dict(os.environ))
     if not any((folder / "cache").rglob("*.npy")):
         raise SystemExit("ours made no arrays, so its time says nothing")
     return taken
@@ -82,15 +80,4 @@ def _nnunet(data: Hippocampus, python: Path, folder: Path) -> tuple[float, float
     program = python.with_name("nnUNetv2_plan_and_preprocess")
     command = [str(program), "-d", "4", "-c", "3d_fullres", "-npfp", "2", "-np", "2"]
     places = data.nnunet | {f"nnUNet_{kind}": str(folder / kind) for kind in ("raw", "preprocessed")}
-    return _taken(command, {**os.environ, **places})
-
-
-def _taken(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Return CPU and wall seconds of a process and its children."""
-    start = time.perf_counter()
-    child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{command[0]} ended with {child.returncode}")
-    return usage.ru_utime + usage.ru_stime, time.perf_counter() - start
+    return whole_process(command, {**os.environ, **places})

@@ -28,9 +28,11 @@ def run_quickly(main: Callable[[], T]) -> T:
 @contextmanager
 def imported_for_good() -> Iterator[None]:
     """Import large packages inside: no garbage is looked for meanwhile, nor ever again among what is there then."""
+    sought = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if sought:
+            gc.enable()

@@ -96,7 +96,7 @@ def _measures(candidate: Candidate) -> dict[str, Any]:
         "plane": plane_of(np.cross(affine[:3, 0], affine[:3, 1])),
         "pixel_mm": max(i, j),
         "slice_mm": k,
-        "slices": header.shape[2],
+        "slices": header.grid.shape[2],
     }
 
 

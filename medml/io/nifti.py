@@ -152,7 +152,7 @@ def _pair(path: Path) -> tuple[Path, Path]:
 def _check_size(header: NiftiHeader, file: BinaryIO, limits: Limits) -> None:
     file.seek(0, 2)
     size = file.tell()
-    shape = (*header.shape, header.components)
+    shape = (*header.grid.shape, header.components)
     limits.check(shape, header.dtype.itemsize, size)
     if not is_gzip(file):
         _check_length(math.prod(shape) * header.dtype.itemsize, size - header.offset)
@@ -168,7 +168,7 @@ def _check_length(declared: int, found: int) -> None:
 
 def _read_voxels(header: NiftiHeader, file: BinaryIO) -> np.ndarray:
     """Read the stored voxels as (I, J, K, C), a view on memory that runs as the file does."""
-    i, j, k = header.shape
+    i, j, k = header.grid.shape
     stored = np.empty((header.components, k, j, i), dtype=header.dtype)
     target = memoryview(stored.reshape(-1).view(np.uint8).data)
     with decoded(file) as stream:

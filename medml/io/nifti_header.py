@@ -32,17 +32,14 @@ class NiftiHeader:
 
     Attributes
     ----------
-    shape : tuple of int
-        The three spatial axes as in the file; 1 where the file has fewer.
     components : int
         Length of the fourth axis (or the fifth, for vectors); 1 if there is none.
     grid : SourceGrid
-        Where its voxels lie, in RAS mm.
+        Shape of the three spatial axes as in the file, 1 where the file has fewer; and where they lie, in RAS mm.
     slope, intercept : float
         Stored value to real value.
     """
 
-    shape: tuple[int, int, int]
     components: int
     grid: SourceGrid
     dtype: np.dtype[Any]
@@ -95,7 +92,7 @@ def parse_header(file: BinaryIO, *, conflict: Conflict = "refuse", pair: bool = 
         raise Refusal("colour_voxels", "colour voxels (RGB24 or RGBA32); store the three colours as a fourth axis")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise Refusal("unsupported_dtype", f"voxels of type {dtype}; expected real numbers of at most 64 bits")
-    return NiftiHeader(shape, components, grid, dtype, float(slope), float(intercept or 0.0), int(offset), findings)
+    return NiftiHeader(components, grid, dtype, float(slope), float(intercept or 0.0), int(offset), findings)
 
 
 def _parsed(kind: Any, block: bytes) -> Any:

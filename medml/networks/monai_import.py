@@ -21,7 +21,7 @@ MONAI_EXTRAS = (  # of its handlers, tables, plots, bundles, metrics and slide r
 
 
 def import_monai() -> None:
-    """Import MONAI without its optional extras, more than half of its time; for a process that only trains or predicts.
+    """Import MONAI without its optional extras, most of its time; for a process that only trains or predicts.
 
     Others import the extras as ever; MONAI itself takes them for not installed, as long as the process lives.
     """

@@ -69,7 +69,7 @@ class _StandIn(ModuleType):
         self._told.clear()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what Python's own import asks of every module
+        if name.startswith("__") and name != "__path__":  # asked of every module; the path, by who imports a part
             raise AttributeError(name)
         self.leave()
         return getattr(importlib.import_module(COMPILER), name)

@@ -456,4 +456,4 @@ def test_a_mask_of_two_components_is_refused(tmp_path: Path) -> None:
 
 def test_the_header_alone_tells_shape_and_components(tmp_path: Path) -> None:
     header = nifti.read_nifti_header(save(tmp_path / "a.nii.gz", np.zeros((2, 3, 4, 5), np.uint8)))
-    assert (header.shape, header.components) == ((2, 3, 4), 5)
+    assert (header.grid.shape, header.components) == ((2, 3, 4), 5)

@@ -39,6 +39,16 @@ def test_who_asks_for_more_of_the_compiler_gets_it():
     assert said == ["int", "4", "3", "True", "True"]
 
 
+def test_who_imports_a_part_of_the_compiler_gets_it():
+    said = said_by(
+        START + "with shapes_only():\n"
+        "    import torch._dynamo.utils\n"
+        "    print(*torch.cat([torch.empty(2, 3)] * 2).shape)\n"
+        "print(sys.modules[COMPILER] is torch._dynamo, callable(torch._dynamo.utils.counters.clear))\n"
+    )
+    assert said == ["4", "3", "True", "True"]
+
+
 def test_a_compiler_that_is_there_stays():
     said = said_by(
         START + "import torch._dynamo\n"

@@ -138,6 +138,15 @@ def test_left_stays_left(make_plan: PlanMaker, changes: dict[str, str]) -> None:
     np.testing.assert_allclose(prepared.affine @ [*brightest, 1], OBLIQUE @ [4, 12, 8, 1], atol=0.63)  # half a voxel
 
 
+def test_a_mask_that_needs_no_resampling_is_a_copy(make_plan: PlanMaker, blob: Volume) -> None:
+    labels = (blob.voxels[0] > 0).astype(np.uint8)
+    before = labels.copy()
+    kept = preprocess_mask(labels, blob, make_plan(spacing_mm=None))
+    np.testing.assert_array_equal(kept, before)
+    kept[:] = 7
+    np.testing.assert_array_equal(labels, before)
+
+
 def test_a_resampled_mask_keeps_its_volume(make_plan: PlanMaker) -> None:
     i, j, k = np.meshgrid(np.arange(40), np.arange(40), np.arange(24), indexing="ij")
     ball = ((i - 20) * 1.2) ** 2 + ((j - 19) * 1.4) ** 2 + ((k - 12) * 2.5) ** 2 < 18**2
