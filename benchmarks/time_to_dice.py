@@ -67,21 +67,28 @@ def main() -> int:
     return 0
 
 
+def plan_nnunet(data: Hippocampus) -> dict[str, float]:
+    """Plan and preprocess in nnU-Net's own environment, unless that is done; return the seconds it took."""
+    planned = Path(data.nnunet["nnUNet_preprocessed"]) / NNUNET_NAME
+    note = planned / "prepared.json"
+    if not note.exists():
+        program = nnunet_python().with_name("nnUNetv2_plan_and_preprocess")
+        command = [str(program), "-d", "4", "-c", "3d_fullres", "-np", "2"]
+        took = _timed(command, os.environ | data.nnunet | {"OMP_NUM_THREADS": "1"})
+        (planned / "splits_final.json").write_bytes((data.raw / "splits_final.json").read_bytes())
+        note.write_text(json.dumps(took), encoding="utf-8")
+    return dict(json.loads(note.read_text(encoding="utf-8")))
+
+
 def train_nnunet(data: Hippocampus, minutes: float) -> None:
     """Plan and preprocess, then train for the minutes, in nnU-Net's own environment."""
     out, environment = data.work / f"nnunet-{minutes:g}", os.environ | data.nnunet | THREADS
-    python = nnunet_python()
-    planned = Path(data.nnunet["nnUNet_preprocessed"]) / NNUNET_NAME
-    if not (planned / "prepared.json").exists():
-        command = [str(python.parent / "nnUNetv2_plan_and_preprocess"), "-d", "4", "-c", "3d_fullres", "-np", "2"]
-        took = _timed(command, os.environ | data.nnunet | {"OMP_NUM_THREADS": "1"})
-        (planned / "splits_final.json").write_bytes((data.raw / "splits_final.json").read_bytes())
-        (planned / "prepared.json").write_text(json.dumps(took), encoding="utf-8")
+    prepared = plan_nnunet(data)
     if not (out / "training.json").exists():
         load = os.getloadavg()[0]
-        child = [str(python), str(Path(__file__).with_name("nnunet_child.py")), "train"]
+        child = [str(nnunet_python()), str(Path(__file__).with_name("nnunet_child.py")), "train"]
         took = _timed([*child, "--minutes", f"{minutes:g}", "--out", str(out)], environment)
-        note = {"peer": "nnU-Net 2.8.1", "prepare": json.loads((planned / "prepared.json").read_text()), **took}
+        note = {"peer": "nnU-Net 2.8.1", "prepare": prepared, **took}
         (out / "about.json").write_text(json.dumps(note | about(minutes, load)), encoding="utf-8")
 
 

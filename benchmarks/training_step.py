@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.hippocampus import FOLD, RESULTS, ROOT, Hippocampus, prepare
 from benchmarks.peers import nnunet_python
-from benchmarks.time_to_dice import EXPERIMENT, about
+from benchmarks.time_to_dice import EXPERIMENT, about, plan_nnunet
 from medml.config import load_config
 from medml.datasets.fingerprint import fingerprint
 from medml.networks.build import run_network
@@ -128,7 +128,8 @@ def our_step(data: Hippocampus, overrides: dict[str, Any]) -> Step:
 
 
 def nnunet_step(data: Hippocampus) -> Step:
-    """Return one iteration of nnU-Net's trainer, in its own process; `benchmarks.time_to_dice` makes its plan."""
+    """Return one iteration of nnU-Net's trainer, in its own process, by its own plan."""
+    plan_nnunet(data)
     # Workers would go on loading while the other side is timed: it loads in its own process, as ours does.
     environment = os.environ | data.nnunet | TWO | {"nnUNet_n_proc_DA": "0"}
     child = [str(nnunet_python()), str(Path(__file__).with_name("nnunet_child.py")), "steps", "--batch", "9"]
@@ -191,7 +192,7 @@ def _answer(answers: Any) -> dict[str, float]:
     for line in answers:
         if line.startswith("{"):
             return dict(json.loads(line))
-    raise SystemExit("the peer's process ended; nnU-Net's plan is made by benchmarks.time_to_dice --part nnunet")
+    raise SystemExit("the peer's process ended before it answered; what it said stands above")
 
 
 def _timed(step: Callable[[], object]) -> tuple[float, float]:
