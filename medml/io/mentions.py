@@ -44,11 +44,15 @@ class Mentions:
         return any(name in text for name in self.names)
 
     def in_file(self, path: Path) -> bool:
-        """Say whether a file holds one of the names, in its name or its bytes."""
+        """Say whether a file holds one of the names, in its name or its bytes; one that is gone holds none."""
         if self.in_text(path.name):
             return True
         longest = max(map(len, self._bytes), default=0)
-        with path.open("rb") as file:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:  # servers and databases remove files of theirs while others are looked through
+            return False
+        with file:
             before = b""
             while part := file.read(PART):
                 if self.in_bytes(before + part):

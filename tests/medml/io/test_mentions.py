@@ -30,6 +30,12 @@ def test_a_name_across_two_parts_of_a_large_file_is_found(tmp_path: Path, monkey
     assert not MENTIONS.in_file(path)
 
 
+def test_a_file_that_is_gone_mentions_nobody_unless_its_name_did(tmp_path: Path) -> None:
+    mentions = Mentions(["a-long-name"])
+    assert not mentions.in_file(tmp_path / "catalogue.db-shm")
+    assert mentions.in_file(tmp_path / "a-long-name.txt")
+
+
 def test_rows_of_a_report_go_with_what_lies_beside_their_source() -> None:
     report = {
         "codes": {"accepted": 3},
