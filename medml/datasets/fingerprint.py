@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from medml.transforms.preprocessing import foreground_box, foreground_threshold,
 MEASURED_CASES = 200
 SAMPLED_VOXELS = 10_000
 READERS = 2
+LARGE = 200_000  # voxels: of smaller volumes two readers mostly wait for each other, and take half as long again
 
 ReadImage = Callable[[Path, str], Volume]
 ReadMask = Callable[[Path, str, str], Volume]
@@ -79,7 +81,8 @@ def fingerprint(
     def measure(case: Case) -> _Measured:
         return _measure(case, dataset, scans, read_image, read_mask)
 
-    with ThreadPoolExecutor(READERS) as pool:
+    large = sum(math.prod(case.shape) for case in chosen) >= LARGE * len(chosen)
+    with ThreadPoolExecutor(READERS if large else 1) as pool:
         measured = list(pool.map(measure, chosen))
     spacings = tuple(case.spacing_mm for case in chosen if case.spacing_mm is not None)
     voxels = np.sum([item.label_voxels for item in measured], axis=0)

@@ -25,7 +25,7 @@ def build_network(plan: Plan, *, proved: bool = False) -> nn.Module:
     Parameters
     ----------
     proved : bool
-        Whether the plan has built this network before: proving it again takes 0.5 s, as torch imports sympy.
+        Whether the plan has built this network before: proving it again takes about 30 ms for a small one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Networks on shapes alone: no memory for weights or images, no time for first weights, and no compiler imported."""
+"""Networks on shapes alone: no memory, no first weights, and neither torch's compiler nor sympy imported for them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-COMPILER = "torch._dynamo"
+COMPILER, SYMBOLS, ALGEBRA = "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy"
 DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
     """Make every new tensor without memory: what runs on such tensors yields shapes."""
-    with _compiler_put_off(), torch.device("meta"), _Unfilled():
+    with _imports_put_off(), torch.device("meta"), _Unfilled():
         yield
 
 
@@ -31,25 +31,44 @@ class _Unfilled(TorchFunctionMode):
 
 
 @contextmanager
-def _compiler_put_off() -> Iterator[None]:
-    """Let torch's operations on shapes do without its compiler, unless that is there already.
+def _imports_put_off() -> Iterator[None]:
+    """Let torch's operations on shapes do without what they hardly use, unless it is there already.
 
-    They run under `torch._disable_dynamo`, which imports the compiler only to keep it off. It costs as much CPU time as
-    torch itself.
+    They run under `torch._disable_dynamo`, which imports the compiler only to keep it off, and ask of every size
+    whether it is a symbol, for which sympy is imported. The compiler costs as much CPU time as torch itself, sympy a
+    fifth of that.
     """
-    if COMPILER in sys.modules:
-        yield
-        return
-    stand_in = _StandIn(COMPILER)
-    sys.modules[COMPILER] = stand_in
+    kinds = {COMPILER: _Compiler, SYMBOLS: _Symbols, ALGEBRA: _Algebra}
+    stand_ins = [kind(name) for name, kind in kinds.items() if name not in sys.modules]
+    sys.modules.update({stand_in.__name__: stand_in for stand_in in stand_ins})
     try:
         yield
     finally:
-        stand_in.leave()
+        for stand_in in stand_ins:
+            stand_in.leave()
 
 
 class _StandIn(ModuleType):
-    """Says of every function that the compiler is kept off it; who asks for anything else gets the compiler."""
+    """Has a few names of a module; who asks for any other gets the module."""
+
+    def leave(self) -> None:
+        """Make way for the module, which torch will ask again."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+    def real(self) -> ModuleType:
+        """Leave, and return the module."""
+        self.leave()
+        return importlib.import_module(self.__name__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked of every module
+            raise AttributeError(name)
+        return getattr(self.real(), name)
+
+
+class _Compiler(_StandIn):
+    """Says of every function that the compiler is kept off it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -61,15 +80,65 @@ class _StandIn(ModuleType):
         return function
 
     def leave(self) -> None:
-        """Make way for the compiler, which torch will ask again."""
-        if sys.modules.get(COMPILER) is self:
-            del sys.modules[COMPILER]
+        """Make functions ask again, too."""
+        super().leave()
         for function in self._told:
             vars(function).pop("__dynamo_disable", None)
         self._told.clear()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":  # asked of every module; the path, by who imports a part
-            raise AttributeError(name)
-        self.leave()
-        return getattr(importlib.import_module(COMPILER), name)
+        return self.real().__path__ if name == "__path__" else super().__getattr__(name)  # asked by who imports a part
+
+
+class _Symbols(_StandIn):
+    """Answers questions about sizes that are plain numbers; those about symbols go to the module, for good."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        vars(self).update({asked: self._answered(asked, answer) for asked, answer in _OF_NUMBERS.items()})
+
+    def _answered(self, asked: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def answered(*values: Any) -> Any:
+            return answer(*values) if all(map(_is_plain, values)) else getattr(self.real(), asked)(*values)
+
+        return answered
+
+
+class _Algebra(_StandIn):
+    """Has the class of all symbols, of which there is none."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.Basic = type("Basic", (), {})
+
+    def leave(self) -> None:
+        """Let the class be asked of the module, by whoever keeps this stand-in."""
+        super().leave()
+        vars(self).pop("Basic", None)
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, int | float)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _equal(left: Any, right: Any) -> bool:
+    return bool(tuple(left) == tuple(right) if isinstance(left, tuple | list) else left == right)
+
+
+_OF_NUMBERS: dict[str, Callable[..., Any]] = {
+    "expect_true": _itself,
+    "guard_or_false": _itself,
+    "guard_or_true": _itself,
+    "guard_size_oblivious": _itself,
+    "guarding_hint_or_throw": _itself,
+    "has_guarding_hint": lambda _value: True,
+    "is_nested_int": lambda _value: False,
+    "statically_known_true": _itself,
+    "sym_and": lambda *values: all(values),
+    "sym_eq": _equal,
+    "sym_or": lambda *values: any(values),
+}

@@ -18,7 +18,7 @@ from medml.networks.pretrained import Taken, begin_with
 from medml.records.plan import Plan
 from medml.training.average import Average
 from medml.training.changes import Lesson
-from medml.training.convolutions import guard_thin_volumes
+from medml.training.convolutions import guard_thin_volumes, quicken_narrow
 from medml.training.guide import GuidedNetwork, guide_loss
 from medml.training.losses import build_loss
 from medml.training.optimisers import build_optimiser
@@ -63,6 +63,8 @@ class Learner:
             network = network.to(memory_format=layout)  # type: ignore[call-overload]
         if device.type == "cpu" and precision != "fp32":
             guard_thin_volumes(network)
+        if device.type == "cpu":
+            quicken_narrow(network)
         if device.type == "cuda" and processes.world > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,3 +165,19 @@ def test_stored_scans_are_read(
     found = fingerprint(make_dataset(cases=tuple(cases)), home.scans)
     assert found.label_voxels == {0: 6 * 62, 1: 6 * 2}
     assert found.intensity[0]["max"] == 113.0
+
+
+@pytest.mark.parametrize(("side", "readers"), [(4, 1), (64, 2)])
+def test_large_volumes_are_read_by_two(
+    make_dataset: Callable[..., Dataset], make_case: MakeCase, side: int, readers: int
+) -> None:
+    cases = tuple(make_case(f"{n}", f"p-{n}", mask="mask.nii.gz", shape=(side, side, side)) for n in range(10))
+    seen = set()
+
+    def image(scans: Path, scan_id: str) -> Volume:
+        seen.add(threading.get_ident())
+        time.sleep(0.01)
+        return _image(scans, scan_id)
+
+    fingerprint(make_dataset(cases=cases), Path(), read_image=image, read_mask=_mask)
+    assert len(seen) == readers

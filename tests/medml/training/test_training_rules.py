@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from medml.records.experiment import Experiment
 from medml.records.plan import Epoch
 from medml.training.average import Average
 from medml.training.calibration import fit_temperature, fit_threshold, probabilities
-from medml.training.convolutions import guard_thin_volumes
+from medml.training.convolutions import guard_thin_volumes, quicken_narrow
 from medml.training.determinism import deterministic
 from medml.training.draft import Draft
 from medml.training.learner import memory_layout
@@ -225,6 +226,47 @@ def test_thin_volumes_are_convolved_in_fp32_and_others_in_bf16() -> None:
         assert network(torch.randn(1, 1, 2, 8, 8)).dtype == torch.float32
         assert network(torch.randn(1, 1, 3, 8, 8)).dtype == torch.bfloat16
     assert list(network.state_dict()) == ["0.weight", "0.bias"]
+
+
+def test_narrow_convolutions_learn_the_same_with_channels_last_inside() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv3d(3, 3, 3, padding=1), nn.Conv3d(3, 8, 1))
+    quick = copy.deepcopy(plain)
+    quicken_narrow(quick)
+    inside: list[bool] = []
+    for layer in quick:
+        layer.register_forward_hook(lambda _, inputs, __: inside.append(_is_channels_last(inputs[0])))
+    images = torch.randn(2, 3, 5, 6, 7)
+    outputs = [network(images) for network in (plain, quick)]
+    for output in outputs:
+        output.square().sum().backward()
+    assert inside == [True, True]
+    assert outputs[1].is_contiguous()
+    torch.testing.assert_close(outputs[1], outputs[0])
+    for (name, one), (_, other) in zip(plain.named_parameters(), quick.named_parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, msg=lambda text, name=name: f"{name}: {text}")
+    assert list(quick.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv3d(1, 4, 3, padding=1),
+        nn.Conv3d(4, 16, 3, padding=1),
+        nn.Conv3d(4, 4, 3, stride=2),
+        nn.Conv3d(4, 4, 3, groups=2),
+    ],
+)
+def test_other_convolutions_keep_their_order(layer: nn.Conv3d) -> None:
+    inside: list[bool] = []
+    quicken_narrow(layer)
+    layer.register_forward_hook(lambda _, inputs, __: inside.append(inputs[0].is_contiguous()))
+    layer(torch.randn(2, layer.in_channels, 5, 6, 7))
+    assert inside == [True]
+
+
+def _is_channels_last(images: torch.Tensor) -> bool:
+    return images.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_progress_is_written_once_a_second_and_by_one_process_only(tmp_path: Path) -> None:
