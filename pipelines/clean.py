@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def _is_used(path: Path, used: set[str]) -> bool:
 def _cache(home: Home) -> Iterator[Waste]:
     """Yield the preprocessed arrays of each plan; they are made again when a training wants them."""
     for folder in sorted(home.cache.glob("*/*")):
-        yield _waste("cached arrays", folder)
+        yield from _waste("cached arrays", folder)
 
 
 def _over(found: list[Waste], cache_gb: float | None, days: float) -> list[Waste]:
@@ -148,13 +149,13 @@ def _logs(home: Home) -> Iterator[Waste]:
         if str(path) in written:
             continue
         kind = "error texts" if path.parent.name == "errors" else "logs"
-        yield _waste(kind, path)
+        yield from _waste(kind, path)
 
 
 def _fetched(home: Home) -> Iterator[Waste]:
     """Yield packages that were fetched from a tracking server, and are fetched again when they are wanted."""
     for folder in sorted((home.mlartifacts / "fetched").glob("*")):
-        yield _waste("fetched packages", folder)
+        yield from _waste("fetched packages", folder)
 
 
 def _orphans(home: Home) -> Iterator[Waste]:
@@ -165,20 +166,28 @@ def _orphans(home: Home) -> Iterator[Waste]:
         for name in sorted([*folders, *files]):
             path = Path(parent, name)
             if name.startswith(".") and name.endswith(".tmp") and is_abandoned(path):
-                yield _waste("left by killed processes", path)
+                yield from _waste("left by killed processes", path)
         folders[:] = [name for name in folders if not name.endswith(".tmp")]
 
 
 def _batches(home: Home) -> Iterator[Waste]:
     for folder in sorted(path for path in home.batches.glob("*") if path.is_dir()):
-        yield _waste("batches", folder)
+        yield from _waste("batches", folder)
 
 
-def _waste(kind: str, path: Path) -> Waste:
-    files = list(files_below(path)) if path.is_dir() else [path]
-    states = [file.stat() for file in files] or [path.stat()]
-    size = sum(state.st_size for state in states) if files else 0
-    return Waste(kind, path, size, max(max(state.st_mtime, state.st_atime) for state in states))
+def _waste(kind: str, path: Path) -> Iterator[Waste]:
+    """Yield a file or folder with its size and age, unless it went while it was looked at."""
+    inside = list(_states(files_below(path) if path.is_dir() else [path]))
+    states = inside or list(_states([path]))  # an empty folder has an age of its own
+    if states:
+        used = max(max(state.st_mtime, state.st_atime) for state in states)
+        yield Waste(kind, path, sum(state.st_size for state in inside), used)
+
+
+def _states(paths: Iterable[Path]) -> Iterator[os.stat_result]:
+    for path in paths:
+        with suppress(FileNotFoundError):  # servers and other runs remove files of theirs meanwhile
+            yield path.lstat()
 
 
 def _table(home: Home, chosen: list[Waste]) -> tuple[tuple[str, ...], ...]:

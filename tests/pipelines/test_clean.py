@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from medml.io.files import temporary_path
+from medml.io.mentions import files_below
 from medml.records.home import Home
 from medml.store.leases import Leases, this_owner
 from pipelines.clean import clean
@@ -132,3 +133,15 @@ def test_log_that_a_process_has_open_stays(home: Home) -> None:
     with (home.logs / "prefect.log").open("a"):
         sweep(home, do=True)
         assert (home.logs / "prefect.log").exists()
+
+
+def test_what_goes_while_it_is_looked_at_is_not_counted(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed_then_gone(folder: Path) -> list[Path]:
+        found = list(files_below(folder))
+        for path in found:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr("pipelines.clean.files_below", listed_then_gone)
+    shown = sweep(home, days=0, do=False)
+    assert shown.counts == {"cached arrays": 3, "bytes": 0}  # their folders, empty now, are still there
