@@ -6,12 +6,12 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medml.io.mentions import files_below, remove
+from medml.io.mentions import files_below, remove, states
 from medml.records.home import Home
 from pipelines.stores import open_catalogue
 from pipelines.verb import VerbResult
@@ -177,17 +177,11 @@ def _batches(home: Home) -> Iterator[Waste]:
 
 def _waste(kind: str, path: Path) -> Iterator[Waste]:
     """Yield a file or folder with its size and age, unless it went while it was looked at."""
-    inside = list(_states(files_below(path) if path.is_dir() else [path]))
-    states = inside or list(_states([path]))  # an empty folder has an age of its own
-    if states:
-        used = max(max(state.st_mtime, state.st_atime) for state in states)
+    inside = list(states(path))
+    with suppress(FileNotFoundError):
+        known = inside or [path.lstat()]  # an empty folder has an age of its own
+        used = max(max(state.st_mtime, state.st_atime) for state in known)
         yield Waste(kind, path, sum(state.st_size for state in inside), used)
-
-
-def _states(paths: Iterable[Path]) -> Iterator[os.stat_result]:
-    for path in paths:
-        with suppress(FileNotFoundError):  # servers and other runs remove files of theirs meanwhile
-            yield path.lstat()
 
 
 def _table(home: Home, chosen: list[Waste]) -> tuple[tuple[str, ...], ...]:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medml.io.mentions import Mentions, files_below, pruned, remove, strike
+from medml.io.mentions import Mentions, files_below, pruned, remove, states, strike
 from medml.records.erasure import Erasure
 from medml.records.home import Home
 from pipelines.stores import open_catalogue, open_crosswalk
@@ -36,7 +36,7 @@ class Erasing:
         counts: Counter[str] = Counter()
         for kind, path in self._removed():
             counts[kind] += 1
-            counts["bytes"] += _size(path)
+            counts["bytes"] += sum(state.st_size for state in states(path))
         counts["files shortened"] = len(self._shortened())
         counts["rows"] = self._rows()
         counts["datasets marked"] = len(self.erasure.datasets)
@@ -312,9 +312,3 @@ def _remove_empty(folder: Path, root: Path) -> None:
     while folder != root and folder.is_relative_to(root) and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in files_below(path))
-    return path.stat().st_size

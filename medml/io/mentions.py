@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ def files_below(folder: Path) -> Iterator[Path]:
                     yield path
             except FileNotFoundError:
                 continue
+
+
+def states(path: Path) -> Iterator[os.stat_result]:
+    """Yield the states of a file, or of the regular files below a folder; what goes meanwhile is passed over."""
+    for file in files_below(path) if path.is_dir() else (path,):
+        with suppress(FileNotFoundError):
+            yield file.lstat()
 
 
 def strike(path: Path, mentions: Mentions) -> bool:

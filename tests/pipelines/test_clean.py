@@ -142,6 +142,7 @@ def test_what_goes_while_it_is_looked_at_is_not_counted(home: Home, monkeypatch:
             path.unlink()
         return found
 
-    monkeypatch.setattr("pipelines.clean.files_below", listed_then_gone)
+    for user in ("medml.io.mentions", "pipelines.clean"):
+        monkeypatch.setattr(f"{user}.files_below", listed_then_gone)
     shown = sweep(home, days=0, do=False)
     assert shown.counts == {"cached arrays": 3, "bytes": 0}  # their folders, empty now, are still there
